@@ -1,0 +1,48 @@
+# The only set-up there is: each target makes its environment if it is missing.
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet
+
+.PHONY: demo test test-slow test-peers lint lock
+
+demo: .venv/.installed
+	$(BIN)/python -m flows run configs/quickstart.yaml
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -m slow
+
+test-peers: .venv-peers/.installed
+	.venv-peers/bin/python -m pytest -m "slow or not slow" tests_peers
+
+lint: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Pip resolves everything again and rewrites the lock; review what changed.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==2.13.0 prefect==3.8.8 fastapi==0.154.0 \
+		transformer-lens==4.3.0 -e '.[dev]'
+	.venv-lock/bin/pip freeze --exclude-editable --exclude trilemma \
+		| sed 's/+cpu$$//' > constraints.txt
+	rm -rf .venv-lock
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+.venv-peers/.installed: pyproject.toml constraints-peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	PIP_CONSTRAINT=$(CURDIR)/constraints-peers.txt .venv-peers/bin/pip install --quiet \
+		-e . pytest hypothesis beartype sae-lens eai-sparsify
+	# Its own requirement of an old nnsight would pull down everything else.
+	.venv-peers/bin/pip install --quiet --no-deps dictionary-learning==$$(sed -n \
+		's/^dictionary-learning==//p' constraints-peers.txt)
+	touch $@

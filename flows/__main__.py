@@ -1,0 +1,154 @@
+"""The command line: `python -m flows run configs/quickstart.yaml`."""
+
+import os
+import sys
+import time
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+# Set before Prefect is imported: nothing is sent to its makers, and a cold start of
+# its server on a slow disk takes longer than its own limit.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+DONE, FAILED, MISUSED = 0, 1, 2
+
+app = App(
+    name="python -m flows",
+    help="Measure rate, distortion and polysemanticity of sparse autoencoders.",
+    result_action="return_value",
+)
+
+Profile = Annotated[str, Parameter(help="A YAML profile, such as configs/toy.yaml.")]
+Words = Annotated[
+    tuple[str, ...], Parameter(help="Changes to it: dotted.key=value, such as saes.0.k=8.")
+]
+Force = Annotated[
+    bool, Parameter(negative=(), help="Make this stage again though it is done.")
+]
+
+
+def main() -> int:
+    """Run the command line and return its exit status."""
+    try:
+        result = app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        print(f"{_one_line(error)}; see python -m flows --help", file=sys.stderr)
+        return MISUSED
+    return result if isinstance(result, int) else DONE
+
+
+@app.command
+def run(profile: Profile, *words: str) -> int:
+    """Run every stage of a profile; cached ones are skipped."""
+    return _flow("run", profile, words, {})
+
+
+def _stage_command(stage: str) -> None:
+    def command(profile: Profile, *words: str, force: Force = False) -> int:
+        return _flow(stage, profile, words, {"force": force})
+
+    command.__doc__ = f"Run the {stage} stage, and what it lacks."
+    app.command(command, name=stage)
+
+
+for _stage in (
+    "lm", "corpus", "harvest", "training", "evaluation", "explanation", "reporting",
+    "sharing",
+):
+    _stage_command(_stage)
+
+
+@app.command
+def show(profile: Profile, *words: str, json: bool = False) -> int:
+    """Show the stages of a run and their states."""
+    from tasks import summary
+
+    plan = _plan(profile, words)
+    if plan is None:
+        return MISUSED
+    print(summary.states_json(plan) if json else summary.states_text(plan).rstrip())
+    return DONE
+
+
+@app.command
+def verify(profile: Profile, *words: str) -> int:
+    """Read every byte of a run's artifacts again and compare with the manifests."""
+    from storage import artifacts
+
+    plan = _plan(profile, words)
+    if plan is None:
+        return MISUSED
+    damaged = checked = size = 0
+    for step in plan.steps:
+        manifest = artifacts.read_manifest(step.folder)
+        if manifest is None:
+            continue
+        lines = artifacts.damage(step.folder, manifest)
+        checked += 1
+        size += sum(file.bytes for file in manifest.files.values())
+        damaged += bool(lines)
+        for line in lines:
+            print(f"{step.title}: {line}", file=sys.stderr)
+    print(
+        f"verified {checked} of {len(plan.steps)} artifacts, {size / 2**20:,.1f} MiB: "
+        f"{damaged} damaged"
+    )
+    if damaged:
+        print(
+            "delete the folders named above and run the profile again", file=sys.stderr
+        )
+    return FAILED if damaged else DONE
+
+
+def _flow(name: str, profile: str, words: tuple[str, ...], settings: dict[str, Any]) -> int:
+    """Run a flow and print how it ended."""
+    began = time.monotonic()
+    plan = _plan(profile, words)
+    if plan is None:
+        return MISUSED
+    import importlib
+
+    from flows.pipeline import Ending
+    from tasks import summary
+    from tasks.interruption import Interrupted
+
+    flow = getattr(importlib.import_module(f"flows.{name}"), name)
+    command = " ".join(["python -m flows", name, profile, *words])
+    state = flow(plan.run, **settings, return_state=True)
+    ending = state.result(raise_on_failure=False)
+    if isinstance(ending, Interrupted):
+        print(f"stopped: {ending}; resume with: {command}", file=sys.stderr)
+        return FAILED
+    if not isinstance(ending, Ending):
+        print(f"{name}: {_one_line(ending)}; run again with: {command}", file=sys.stderr)
+        return FAILED
+    print(summary.ending_text(plan, ending.cached, time.monotonic() - began).rstrip())
+    for title, reason in ending.failed.items():
+        print(f"{title}: {reason}; resume with: {command}", file=sys.stderr)
+    return FAILED if ending.failed else DONE
+
+
+def _plan(profile: str, words: tuple[str, ...]) -> Any:  # Plan: imported only here
+    from storage import home
+    from tasks import plan
+    from trilemma import config
+
+    try:
+        run = config.load(profile, words)
+        where = home.find()
+        home.prepare(where)
+        return plan.make(run, where)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""The `reporting` flow: this stage, and what it lacks."""
+
+from prefect import flow
+from prefect.states import State
+
+from flows.pipeline import Ending, through
+from trilemma.config import Run
+
+
+@flow(name="reporting", persist_result=False)
+def reporting(run: Run, force: bool = False) -> State[Ending]:
+    """Write the web report, after evaluation and explanation."""
+    return through(run, "reporting", force=force)

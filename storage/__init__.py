@@ -1,0 +1,1 @@
+"""Where bytes live: the activation store, artifacts and manifests, checkpoints."""

@@ -1,0 +1,62 @@
+"""Checkpoints of unfinished training: the last two, each all there or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from storage import durable
+
+_KEEP = 2
+
+
+class Checkpoint(NamedTuple):
+    """The state of one training at a step."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint aside, move it into place, and drop all but the last two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"aside-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
+        aside / "tensors.safetensors",
+    )
+    (aside / "values.json").write_text(durable.pretty_json(checkpoint.values))
+    for path in (aside / "tensors.safetensors", aside / "values.json", aside):
+        durable.sync(path)
+    target = folder / f"{checkpoint.step:010d}"
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(aside, target)
+    durable.sync(folder)
+    for old in _steps(folder)[:-_KEEP]:
+        shutil.rmtree(folder / old)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint, or None if there is none."""
+    for leftover in folder.glob("aside-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    names = _steps(folder)
+    if not names:
+        return None
+    newest = folder / names[-1]
+    values = json.loads((newest / "values.json").read_text())
+    return Checkpoint(int(names[-1]), load_file(newest / "tensors.safetensors"), values)
+
+
+def _steps(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name.isdigit())

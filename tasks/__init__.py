@@ -1,0 +1,1 @@
+"""Stages as Prefect tasks: caching, logging and side effects; no mathematics."""

@@ -1,0 +1,132 @@
+"""The `evaluation` stage: rate, distortion and polysemanticity on held-out rows."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import State
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from storage import durable, tables
+from tasks import environment, harvest, lm, stage, training
+from tasks.plan import Plan, Step
+from trilemma import evaluation as library
+from trilemma.lm import LM
+from trilemma.sequences import Sequences
+
+METRICS = "metrics.json"
+LATENTS = "latents.parquet"
+BASELINE_PREFIX = "baseline-"
+_BASELINE = "baseline.safetensors"
+_BYTES_PER_LATENT = 1 << 10
+
+
+@task(name="evaluation", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def evaluation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
+    """Leave the metrics of one SAE, or (`baseline-<hook>`) what all of a hook share."""
+    steps = [plan.step("evaluation", name)]
+    is_baseline = name.startswith(BASELINE_PREFIX)
+    body = _baseline_body if is_baseline else _member_body
+    needed = 0 if is_baseline else plan.member(name).config.d_sae * _BYTES_PER_LATENT
+    return stage.perform(plan, steps, body, needed_bytes=needed, force=force)
+
+
+def read_metrics(step: Step) -> dict[str, Any]:
+    """Return an SAE's metrics and controls, as `metrics.json` holds them."""
+    value = json.loads((step.folder / METRICS).read_text())
+    assert isinstance(value, dict)
+    return value
+
+
+def read_latents(step: Step) -> dict[str, list[Any]]:
+    """Return the columns of an SAE's latents."""
+    return tables.read(step.folder / LATENTS)
+
+
+def sequences(
+    plan: Plan, hook: str, limit: int | None = None
+) -> Callable[[], Iterator[Sequences]]:
+    """Return a function that starts over the held-out sequences, in stored order."""
+    store = harvest.open_store(plan, "eval")
+    batch = plan.run.evaluation.batch_seqs
+
+    def batches() -> Iterator[Sequences]:
+        for part in store.sequences(hook, batch, limit=limit):
+            yield Sequences(*part)
+
+    return batches
+
+
+def _baseline_body(work: stage.Work) -> None:
+    (step,) = work.pending
+    plan = work.plan
+    hook = step.name.removeprefix(BASELINE_PREFIX)
+    baseline = library.baseline(
+        plan.run.evaluation,
+        eval_batches=sequences(plan, hook),
+        train_rows=_train_rows(plan, hook),
+        mean=harvest.open_store(plan, "train").mean(hook),
+        lm=_lm(plan),
+        hook=hook,
+    )
+    tensors = baseline.to_tensors()
+    save_file(tensors, work.folder(step) / _BASELINE)
+    work.commit(step)
+
+
+def _member_body(work: stage.Work) -> None:
+    (step,) = work.pending
+    plan = work.plan
+    member = plan.member(step.name)
+    device = environment.device(plan.run.compute)
+    result = library.evaluate(
+        training.load_sae(step.parents["training"], device),
+        plan.run.evaluation,
+        baseline=library.Baseline.from_tensors(
+            load_file(step.parents["evaluation/baseline"].folder / _BASELINE)
+        ),
+        eval_batches=sequences(plan, member.hook),
+        lm=_lm(plan),
+        hook=member.hook,
+        control=training.load_sae(step.parents["training/control"], device),
+        features=harvest.features(plan),
+    )
+    target = work.folder(step)
+    durable.write_json(target / METRICS, {
+        "metrics": {k: v._asdict() for k, v in result.metrics.items()},
+        "controls": {
+            control: {k: v._asdict() for k, v in scalars.items()}
+            for control, scalars in result.controls.items()
+        },
+    })
+    tables.write(target / LATENTS, result.latents)
+    headline = ("rate_bits", "fvu", "l0", "polysemanticity")
+    get_run_logger().info(
+        "%s: %s", step.title,
+        ", ".join(f"{name} {result.metrics[name].value:.3g}" for name in headline),
+    )
+    work.commit(step)
+
+
+def _train_rows(plan: Plan, hook: str) -> Tensor:
+    """Return the first training rows that count: a sample, since rows are shuffled."""
+    store = harvest.open_store(plan, "train")
+    wanted = plan.run.evaluation.rate_tokens
+    parts: list[Tensor] = []
+    for index in range(store.num_chunks):
+        parts.append(store.chunk(hook, index).float())
+        if sum(len(part) for part in parts) >= wanted:
+            break
+    return torch.cat(parts)[:wanted]
+
+
+def _lm(plan: Plan) -> LM | None:
+    """Return the LM that reads the rows, at the dtype they were harvested with."""
+    if plan.run.harvest is None:
+        return None
+    return lm.load(plan, dtype=plan.run.harvest.lm_dtype)

@@ -1,0 +1,83 @@
+"""The `lm` stage: pin a language model's files, or train the embedded one."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import State
+
+from storage import artifacts, durable
+from tasks import environment, progress, stage
+from tasks.plan import Plan
+from trilemma import embedded, pins
+from trilemma.config.sources import Dtype, EmbeddedLM, HubLM, LocalLM
+from trilemma.lm import LM
+
+CARD = "card.json"
+_MODEL = "model"
+_TRAINING_BYTES = 64 << 20
+
+
+@task(name="lm", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def lm(plan: Plan, *, force: bool) -> State[stage.Outcome]:
+    """Leave a pinned LM: hashes of its files, or the files themselves if trained here."""
+    return stage.perform(
+        plan, plan.of("lm"), _body, needed_bytes=_TRAINING_BYTES, force=force
+    )
+
+
+def folder(plan: Plan) -> Path:
+    """Return the Hugging Face folder of the run's LM, downloading a hub's if need be.
+
+    Raises:
+        ValueError: the folder's files are not those that the artifact pinned.
+    """
+    config = plan.run.lm
+    if isinstance(config, EmbeddedLM):
+        step = plan.step("lm")
+        manifest = artifacts.read_manifest(step.folder)
+        assert manifest is not None
+        artifacts.check_sizes(step.folder, manifest)
+        return step.folder / _MODEL
+    if isinstance(config, HubLM):
+        return pins.download_model(config.id, plan.pinned["lm"])
+    assert isinstance(config, LocalLM)
+    return Path(config.path)
+
+
+def load(plan: Plan, *, dtype: Dtype) -> LM:
+    """Return the run's LM, ready to read activations from."""
+    return LM.load(
+        folder(plan), dtype=dtype, device=environment.device(plan.run.compute)
+    )
+
+
+def _body(work: stage.Work) -> None:
+    (step,) = work.pending
+    config = work.plan.run.lm
+    target = work.folder(step)
+    if isinstance(config, EmbeddedLM):
+        card = _train(config, target / _MODEL)
+    else:
+        source = folder(work.plan)
+        card = {"kind": step.section["kind"], "files": pins.folder_digest(str(source))}
+    durable.write_json(target / CARD, card)
+    work.commit(step)
+
+
+def _train(config: EmbeddedLM, target: Path) -> dict[str, object]:
+    log = get_run_logger()
+    with progress.shown("lm", config.train_tokens, "tokens") as show:
+        result = embedded.train(
+            config, target,
+            report=lambda at: show(at.tokens, f"loss {at.loss:.2f} nats/token"),
+        )
+    log.info(
+        "lm: validation loss %.3f nats/token (%.3f bits/byte; unigram entropy %.3f "
+        "nats/token) after %s tokens in %.0f s",
+        result.val_loss, result.bits_per_byte, result.unigram_entropy,
+        f"{result.train_tokens:,}", result.seconds,
+    )
+    card = {k: v for k, v in result._asdict().items() if k != "seconds"}
+    return {"kind": "embedded"} | card

@@ -1,0 +1,207 @@
+"""The steps of a run, with the key of each, known before anything runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage import artifacts
+from trilemma import corpus, embedded, pins
+from trilemma.config import Member, Run
+from trilemma.config.section import Section
+from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
+
+STAGES = (
+    "lm", "corpus", "harvest", "training", "evaluation", "explanation", "reporting",
+    "sharing",
+)
+
+# A stage whose bytes change for equal inputs gets a new number here.
+VERSIONS = dict.fromkeys(STAGES, 1)
+
+# Settings that cannot change a stage's bytes, and why. All others are hashed.
+UNHASHED = {
+    "compute": "where and how fast it runs",
+    "training.checkpoint_every_steps": "a resumed training ends in the same bytes",
+    "lm.path": "the files' hashes stand in its place",
+    "lm.revision": "the commit that it resolves to stands in its place",
+    "corpus.paths": "the files' hashes stand in its place",
+    "corpus.revision": "the commit that it resolves to stands in its place",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of a run: what it is made of, and the key that follows."""
+
+    stage: str
+    name: str
+    section: dict[str, Any]
+    parents: dict[str, "Step"]
+    location: artifacts.Location
+
+    @property
+    def key(self) -> str:
+        """Return the key of the artifact."""
+        return self.location.key
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the artifact."""
+        return self.location.folder
+
+    @property
+    def title(self) -> str:
+        """Return `stage` or `stage name`, for people."""
+        return f"{self.stage} {self.name}".strip()
+
+    def present(self) -> dict[str, artifacts.Parent | None]:
+        """Return each parent's key and present digest; None if it is not committed."""
+        found: dict[str, artifacts.Parent | None] = {}
+        for label, parent in self.parents.items():
+            manifest = artifacts.read_manifest(parent.folder)
+            found[label] = manifest and artifacts.Parent(
+                key=parent.key, digest=manifest.digest
+            )
+        return found
+
+    def state(self) -> str:
+        """Return done, stale, partial, missing, running or failed."""
+        return artifacts.state_of(self.location, self.present())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a run, parents first."""
+
+    run: Run
+    home: Path
+    pinned: dict[str, str]
+    """Commits that hub ids resolved to, by section."""
+    steps: tuple[Step, ...]
+
+    def of(self, stage: str) -> tuple[Step, ...]:
+        """Return the steps of a stage; none where a toy replaces it."""
+        return tuple(step for step in self.steps if step.stage == stage)
+
+    def step(self, stage: str, name: str = "") -> Step:
+        """Return the one step of that stage and name."""
+        (found,) = (s for s in self.steps if (s.stage, s.name) == (stage, name))
+        return found
+
+    def member(self, name: str) -> Member:
+        """Return the SAE of that name."""
+        (found,) = (m for m in self.run.family() if m.name == name)
+        return found
+
+    def control(self, hook: str) -> Member:
+        """Return the frozen-random control of a hook."""
+        (found,) = (m for m in self.run.family() if m.is_control and m.hook == hook)
+        return found
+
+
+def make(run: Run, home: Path) -> Plan:
+    """Return the plan of a run; resolves hub revisions and hashes local sources.
+
+    Raises:
+        ValueError: a local source is missing, or a hub cannot be reached.
+    """
+    return _Planner(run, home).plan()
+
+
+class _Planner:
+    def __init__(self, run: Run, home: Path) -> None:
+        self._run = run
+        self._home = home
+        self._pinned: dict[str, str] = {}
+        self._steps: list[Step] = []
+
+    def plan(self) -> Plan:
+        run = self._run
+        sources: dict[str, Step] = {}
+        if run.toy is None:
+            sources["lm"] = self._add("lm", "", self._lm_section(), {})
+            sources["corpus"] = self._add(
+                "corpus", "", self._corpus_section(), dict(sources)
+            )
+        harvest = self._add("harvest", "", self._harvest_section(), dict(sources))
+        measured = {"harvest": harvest} | {k: v for k, v in sources.items() if k == "lm"}
+        family = run.family()
+        for member in family:
+            section = {
+                "sae": member.config.model_dump(mode="json"),
+                "training": self._dump("training"),
+            }
+            self._add("training", member.name, section, {"harvest": harvest})
+        evaluation = self._dump("evaluation")
+        for hook in dict.fromkeys(member.hook for member in family):
+            self._add("evaluation", f"baseline-{hook}", evaluation | {"hook": hook}, measured)
+        reported = dict(sources) | {"harvest": harvest}
+        for member in family:
+            name = member.name
+            trained = self._find("training", name)
+            control = next(m for m in family if m.is_control and m.hook == member.hook)
+            evaluated = self._add("evaluation", name, evaluation, measured | {
+                "training": trained,
+                "training/control": self._find("training", control.name),
+                "evaluation/baseline": self._find("evaluation", f"baseline-{member.hook}"),
+            })
+            explained = self._add("explanation", name, self._dump("explanation"), measured | {
+                "training": trained, "evaluation": evaluated,
+            })
+            reported |= {
+                f"training/{name}": trained, f"evaluation/{name}": evaluated,
+                f"explanation/{name}": explained,
+            }
+        section = {
+            "reporting": self._dump("reporting"), "name": run.name,
+            "hooks": {member.name: member.hook for member in family},
+        }
+        reporting = self._add("reporting", "", section, reported)
+        shared = {k: v for k, v in reported.items() if k.startswith("training/")}
+        self._add("sharing", "", self._dump("sharing"), shared | {"reporting": reporting})
+        return Plan(run, self._home, self._pinned, tuple(self._steps))
+
+    def _add(
+        self, stage: str, name: str, section: dict[str, Any], parents: dict[str, Step]
+    ) -> Step:
+        key = artifacts.key_of(
+            stage, VERSIONS[stage], section, {k: v.key for k, v in parents.items()}
+        )
+        location = artifacts.Location(self._home, stage, key)
+        step = Step(stage, name, section, dict(parents), location)
+        self._steps.append(step)
+        return step
+
+    def _find(self, stage: str, name: str) -> Step:
+        return next(s for s in self._steps if (s.stage, s.name) == (stage, name))
+
+    def _lm_section(self) -> dict[str, Any]:
+        lm = self._run.lm
+        if isinstance(lm, EmbeddedLM):
+            return self._dump("lm") | {"text": embedded.text_digest()}
+        if isinstance(lm, HubLM):
+            self._pinned["lm"] = pins.resolve_model(lm.id, lm.revision)
+            return self._dump("lm") | {"commit": self._pinned["lm"]}
+        assert lm is not None
+        return self._dump("lm") | {"files": pins.folder_digest(lm.path)}
+
+    def _corpus_section(self) -> dict[str, Any]:
+        source = self._run.corpus
+        if isinstance(source, EmbeddedCorpus):
+            return self._dump("corpus") | {"text": embedded.text_digest()}
+        if isinstance(source, HubCorpus):
+            self._pinned["corpus"] = pins.resolve_dataset(source.id, source.revision)
+            return self._dump("corpus") | {"commit": self._pinned["corpus"]}
+        assert source is not None
+        return self._dump("corpus") | {"files": corpus.source_digest(source)}
+
+    def _harvest_section(self) -> dict[str, Any]:
+        source = "harvest" if self._run.toy is None else "toy"
+        return {source: self._dump(source), "store": self._dump("store")}
+
+    def _dump(self, section: str) -> dict[str, Any]:
+        """Return a section's settings, without those that cannot change the bytes."""
+        value = getattr(self._run, section)
+        assert isinstance(value, Section)
+        dumped = value.model_dump(mode="json")
+        return {k: v for k, v in dumped.items() if f"{section}.{k}" not in UNHASHED}

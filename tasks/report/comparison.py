@@ -1,0 +1,145 @@
+"""SAEs against each other and against their controls: frontier, marks and verdicts."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from tasks.report.records import MemberReport, Report
+from trilemma.metrics.scalar import Scalar
+
+AXES = ("rate_bits", "fvu", "polysemanticity")
+
+
+class Subject(NamedTuple):
+    """One row of the family table: an SAE or a control."""
+
+    name: str
+    note: str
+    """What it is, in a few words."""
+    is_control: bool
+    metrics: Mapping[str, Scalar]
+    marks: tuple[str, ...]
+    """What a control takes from this SAE's fvu; see `marks`."""
+    dominated_by: str | None
+    """An SAE that is no worse on all three axes and better on one; None if there is
+    none, or if an axis was not measured."""
+    is_on_frontier: bool
+
+
+class Verdict(Enum):
+    """Which of an SAE and its control is lower, as far as their intervals tell."""
+
+    SAE_LOWER = "SAE lower"
+    CONTROL_LOWER = "control lower"
+    LEVEL = "not told apart"
+
+
+def subjects(report: Report) -> list[Subject]:
+    """Return the rows of the family table: SAEs, then controls, then PCA."""
+    rivals = [
+        (member.name, member.scalars())
+        for member in report.members
+        if not member.is_control
+    ]
+    rows = []
+    for member in sorted(report.members, key=lambda member: member.is_control):
+        scalars = member.scalars()
+        dominator = None if member.is_control else _dominator(scalars, rivals)
+        rows.append(
+            Subject(
+                name=member.name,
+                note="control: decoder never trained" if member.is_control else "",
+                is_control=member.is_control,
+                metrics=scalars,
+                marks=() if member.is_control else marks(member),
+                dominated_by=dominator,
+                is_on_frontier=not member.is_control
+                and dominator is None
+                and all(_value(scalars, axis) is not None for axis in AXES),
+            )
+        )
+    reference = best(report)
+    if reference is not None and reference.controls.get("pca"):
+        rows.append(
+            Subject(
+                name="PCA",
+                note=f"control: at the rate of {reference.name}",
+                is_control=True,
+                metrics=reference.control("pca"),
+                marks=(),
+                dominated_by=None,
+                is_on_frontier=False,
+            )
+        )
+    return rows
+
+
+def best(report: Report) -> MemberReport | None:
+    """Return the trained SAE with the lowest fvu, if any was measured."""
+    measured = [
+        (fvu, member)
+        for member in report.members
+        if not member.is_control
+        and (fvu := _value(member.scalars(), "fvu")) is not None
+    ]
+    return min(measured, key=lambda pair: pair[0])[1] if measured else None
+
+
+def marks(member: MemberReport) -> tuple[str, ...]:
+    """Return which controls reach an fvu as low as this SAE's on equal terms."""
+    fvu = member.scalars().get("fvu")
+    pca = verdict(fvu, member.control("pca").get("fvu"))
+    random = verdict(fvu, member.control("frozen_random").get("fvu"))
+    found = []
+    if pca is Verdict.CONTROL_LOWER:
+        found.append("PCA wins at equal rate")
+    if pca is Verdict.LEVEL:
+        found.append("PCA as good at equal rate")
+    if random in (Verdict.CONTROL_LOWER, Verdict.LEVEL):
+        found.append("frozen-random not worse at equal l0")
+    return tuple(found)
+
+
+def verdict(sae: Scalar | None, control: Scalar | None) -> Verdict | None:
+    """Return which is lower; None where one of the two was not measured.
+
+    Where both have intervals and these overlap, the two are level.
+    """
+    if sae is None or control is None or sae.value is None or control.value is None:
+        return None
+    if sae.value == control.value or _overlap(sae, control):
+        return Verdict.LEVEL
+    is_lower = sae.value < control.value
+    return Verdict.SAE_LOWER if is_lower else Verdict.CONTROL_LOWER
+
+
+def _dominator(
+    scalars: Mapping[str, Scalar], rivals: list[tuple[str, dict[str, Scalar]]]
+) -> str | None:
+    own = [_value(scalars, axis) for axis in AXES]
+    for name, rival in rivals:
+        pairs = [
+            (theirs, ours)
+            for theirs, ours in zip(
+                (_value(rival, axis) for axis in AXES), own, strict=True
+            )
+            if theirs is not None and ours is not None
+        ]
+        if (
+            len(pairs) == len(AXES)
+            and all(theirs <= ours for theirs, ours in pairs)
+            and any(theirs < ours for theirs, ours in pairs)
+        ):
+            return name
+    return None
+
+
+def _overlap(a: Scalar, b: Scalar) -> bool:
+    if a.ci_low is None or a.ci_high is None or b.ci_low is None or b.ci_high is None:
+        return False
+    return a.ci_low <= b.ci_high and b.ci_low <= a.ci_high
+
+
+def _value(scalars: Mapping[str, Scalar], name: str) -> float | None:
+    scalar = scalars.get(name)
+    return None if scalar is None else scalar.value

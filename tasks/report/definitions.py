@@ -1,0 +1,191 @@
+"""What each metric and each column of a latent means, in words for the report."""
+
+from typing import NamedTuple
+
+
+class Definition(NamedTuple):
+    """One metric, as the report explains it."""
+
+    name: str
+    group: str
+    better: str
+    """`lower`, `higher`, or empty where neither is."""
+    meaning: str
+
+
+HEADLINES = (
+    "rate_bits",
+    "fvu",
+    "polysemanticity",
+    "delta_ce",
+    "l0",
+    "alive_fraction",
+    "mmcs",
+)
+"""Metrics of the family table, in its order; the rest stand in the full table."""
+
+METRICS = (
+    Definition(
+        "rate_bits",
+        "Rate",
+        "lower",
+        "Entropy of the quantised code, summed over latents: zero is a symbol of its "
+        "own, and one bin width serves all latents, the widest that raises fvu by no "
+        "more than the tolerance.",
+    ),
+    Definition("l0", "Rate", "lower", "Mean number of latents that fire on a token."),
+    Definition("density", "Rate", "", "Mean share of tokens on which a latent fires."),
+    Definition(
+        "fvu",
+        "Distortion",
+        "lower",
+        "Fraction of variance unexplained: squared error over the total squared "
+        "distance from the mean activation.",
+    ),
+    Definition(
+        "mse", "Distortion", "lower", "Mean over tokens of the squared error's sum."
+    ),
+    Definition(
+        "cos",
+        "Distortion",
+        "higher",
+        "Mean cosine between an activation and its reconstruction.",
+    ),
+    Definition(
+        "delta_ce",
+        "Fidelity",
+        "lower",
+        "Rise of the LM's cross-entropy when the reconstruction takes the place of "
+        "the activation.",
+    ),
+    Definition("ce_clean", "Fidelity", "", "Cross-entropy of the untouched LM."),
+    Definition(
+        "ce_sae", "Fidelity", "lower", "Cross-entropy with the reconstruction in place."
+    ),
+    Definition(
+        "ce_zero", "Fidelity", "", "Cross-entropy with zeros in place of activations."
+    ),
+    Definition(
+        "ce_mean",
+        "Fidelity",
+        "",
+        "Cross-entropy with the mean activation in place of activations.",
+    ),
+    Definition(
+        "ce_recovered_zero",
+        "Fidelity",
+        "higher",
+        "Share of the cross-entropy lost by zero-ablation that the SAE wins back.",
+    ),
+    Definition(
+        "ce_recovered_mean",
+        "Fidelity",
+        "higher",
+        "Share of the cross-entropy lost by mean-ablation that the SAE wins back.",
+    ),
+    Definition(
+        "kl",
+        "Fidelity",
+        "lower",
+        "Mean Kullback-Leibler divergence of the spliced LM's next-token "
+        "distribution from the clean one's.",
+    ),
+    Definition(
+        "top1_agree",
+        "Fidelity",
+        "higher",
+        "Share of tokens on which both predict the same next token.",
+    ),
+    Definition(
+        "polysemanticity",
+        "Polysemanticity",
+        "lower",
+        "How many concepts share a latent, averaged over latents by their firings. "
+        "Its method says which measure: over known features, the participation of "
+        "each decoder row; else n_eff over its value under permuted firings, where "
+        "1 is as mixed as chance.",
+    ),
+    Definition(
+        "n_eff",
+        "Polysemanticity",
+        "lower",
+        "Effective number of concepts in a latent's activation mass: the exponential "
+        "of its entropy.",
+    ),
+    Definition(
+        "mmcs",
+        "Polysemanticity",
+        "higher",
+        "Mean over true features of the best absolute cosine with a decoder row.",
+    ),
+    Definition("alive_fraction", "Liveness", "higher", "Share of latents that fired."),
+    Definition(
+        "dead_fraction",
+        "Liveness",
+        "lower",
+        "Share of latents that never fired, where the sample is large enough to say "
+        "so (rule of three).",
+    ),
+    Definition(
+        "undetermined_fraction",
+        "Liveness",
+        "",
+        "Share of latents that never fired in a sample too small to call them dead.",
+    ),
+)
+
+EXPLAINED = "explained"
+"""Status of an explanation that says something; others say why there is none."""
+F1 = "predicate_f1"
+SHUFFLED_F1 = "shuffled_f1"
+SCORES = {
+    F1: "Harmonic mean of precision and recall of the explanation, run as a test of "
+    "whether the latent fires, on documents that it was not fitted on.",
+    "precision": "Share of the tokens it picks on which the latent fires.",
+    "recall": "Share of the tokens on which the latent fires that it picks.",
+    "auroc": "Mean of the shares of firing and of silent tokens that it gets right: "
+    "the area under the curve of a yes or no; 0.5 is a coin.",
+    "explained_share": "Share of the latent's activation that lies on tokens it picks.",
+    "always_f1": "Control: F1 of saying that the latent fires on every token.",
+    SHUFFLED_F1: "Control: F1 of another latent's explanation on this latent.",
+}
+
+LATENT_LABELS = {
+    "density": "density",
+    "num_fired": "tokens it fired on",
+    "state": "state",
+    "mean_act": "mean activation when firing",
+    "max_act": "largest activation",
+    "n_eff": "n_eff, effective concepts",
+    "n_eff_null": "n_eff under permuted firings",
+    "participation": "participation over true features",
+    "best_feature": "nearest true feature",
+    "best_cosine": "cosine with it",
+}
+
+GROUP_LABELS = {
+    "top": "Strongest activations",
+    "stratum 1": "Strongest fifth of its firings",
+    "stratum 2": "Second fifth",
+    "stratum 3": "Third fifth",
+    "stratum 4": "Fourth fifth",
+    "stratum 5": "Weakest fifth",
+    "silent": "Silent windows",
+    "same_token": "Silent windows that hold its top token",
+}
+
+KIND_LABELS = {
+    "relu": "ReLU",
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "jumprelu": "JumpReLU",
+    "pretrained": "pretrained",
+}
+
+
+def definition(name: str) -> Definition:
+    """Return what a metric means; one not listed here has no explanation."""
+    for known in METRICS:
+        if known.name == name:
+            return known
+    return Definition(name, "Other", "", "")

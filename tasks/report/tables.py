@@ -1,0 +1,241 @@
+"""The rows of the report's tables, with every number already put into words."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tasks.report import comparison, definitions, formatting
+from tasks.report.comparison import Subject, Verdict
+from tasks.report.definitions import Definition
+from tasks.report.records import MemberReport, Report
+from trilemma.metrics.scalar import Scalar
+
+
+class Cell(NamedTuple):
+    """One measured number."""
+
+    text: str
+    interval: str
+    order: float | None
+    """What a column is sorted by; None goes last."""
+    recipe: str
+
+
+class FamilyRow(NamedTuple):
+    """One SAE or control in the family table."""
+
+    subject: Subject
+    cells: tuple[tuple[str, Cell], ...]
+    """(metric, cell), in the order of the columns."""
+
+
+class MetricGroup(NamedTuple):
+    """Metrics of one kind in the full table."""
+
+    name: str
+    rows: tuple[tuple[Definition, str, tuple[Cell, ...]], ...]
+    """(what it is, its unit, one cell for each subject)."""
+
+
+class ControlRow(NamedTuple):
+    """One SAE beside the controls on equal terms."""
+
+    name: str
+    rate: Cell
+    fvu: Cell
+    pca_fvu: Cell
+    pca_marks: tuple[str, ...]
+    l0: Cell
+    random_fvu: Cell
+    random_marks: tuple[str, ...]
+
+
+class LatentRow(NamedTuple):
+    """One explained latent in the list of pages."""
+
+    member: str
+    latent: int
+    href: str
+    density: Cell
+    is_explained: bool
+    text: str
+    """The explanation, or why there is none."""
+    f1: Cell
+    shuffled: Cell
+
+
+class ExplainedRow(NamedTuple):
+    """What explanations of one SAE's sampled latents reached."""
+
+    member: str
+    num_sampled: int
+    num_explained: int
+    median_f1: Cell
+    median_shuffled: Cell
+
+
+def cell(scalar: Scalar | None) -> Cell:
+    """Return a scalar as a table shows it."""
+    return Cell(
+        formatting.value(scalar),
+        formatting.interval(scalar),
+        None if scalar is None else scalar.value,
+        formatting.recipe(scalar),
+    )
+
+
+def plain(value: float | None, recipe: str = "") -> Cell:
+    """Return a number without an interval as a table shows it."""
+    return Cell(formatting.number(value), "", value, recipe)
+
+
+def columns(subjects: Sequence[Subject]) -> list[Definition]:
+    """Return the metrics of the family table: the headlines that anyone measured."""
+    return [
+        definitions.definition(name)
+        for name in definitions.HEADLINES
+        if any(name in subject.metrics for subject in subjects)
+    ]
+
+
+def family(subjects: Sequence[Subject]) -> list[FamilyRow]:
+    """Return the family table's rows."""
+    names = [column.name for column in columns(subjects)]
+    return [
+        FamilyRow(
+            subject, tuple((name, cell(subject.metrics.get(name))) for name in names)
+        )
+        for subject in subjects
+    ]
+
+
+def full(subjects: Sequence[Subject]) -> list[MetricGroup]:
+    """Return every metric that anyone measured, grouped, one column a subject."""
+    present = dict.fromkeys(name for s in subjects for name in s.metrics)
+    known = [metric.name for metric in definitions.METRICS]
+    ordered = [name for name in known if name in present]
+    ordered += [name for name in present if name not in known]
+    metrics = [definitions.definition(name) for name in ordered]
+    return [
+        MetricGroup(
+            group,
+            tuple(
+                (
+                    metric,
+                    _unit(metric.name, subjects),
+                    tuple(
+                        cell(subject.metrics.get(metric.name)) for subject in subjects
+                    ),
+                )
+                for metric in metrics
+                if metric.group == group
+            ),
+        )
+        for group in dict.fromkeys(metric.group for metric in metrics)
+    ]
+
+
+def controls(report: Report) -> list[ControlRow]:
+    """Return each trained SAE beside PCA at its rate and frozen-random at its l0."""
+    rows = []
+    for member in report.members:
+        if member.is_control or not member.controls:
+            continue
+        own = member.scalars()
+        pca = member.control("pca").get("fvu")
+        random = member.control("frozen_random").get("fvu")
+        rows.append(
+            ControlRow(
+                name=member.name,
+                rate=cell(own.get("rate_bits")),
+                fvu=cell(own.get("fvu")),
+                pca_fvu=cell(pca),
+                pca_marks=_unless_better(own.get("fvu"), pca),
+                l0=cell(own.get("l0")),
+                random_fvu=cell(random),
+                random_marks=_unless_better(own.get("fvu"), random),
+            )
+        )
+    return rows
+
+
+def _unless_better(sae: Scalar | None, control: Scalar | None) -> tuple[str, ...]:
+    """Return the verdict's words, unless the SAE is the lower one or there is none."""
+    verdict = comparison.verdict(sae, control)
+    if verdict is None or verdict is Verdict.SAE_LOWER:
+        return ()
+    return (verdict.value,)
+
+
+def latents(report: Report) -> list[LatentRow]:
+    """Return every explained latent of every SAE."""
+    rows = []
+    for member in report.members:
+        for explanation in member.explanations:
+            scores = scalars(explanation["scores"])
+            rows.append(
+                LatentRow(
+                    member=member.name,
+                    latent=explanation["latent"],
+                    href=f"latents/{member.slug}/{explanation['latent']}.html",
+                    density=plain(
+                        explanation["density"], "share of tokens it fires on"
+                    ),
+                    is_explained=explanation["status"] == definitions.EXPLAINED,
+                    text=explanation["text"],
+                    f1=cell(scores.get(definitions.F1)),
+                    shuffled=cell(scores.get(definitions.SHUFFLED_F1)),
+                )
+            )
+    return rows
+
+
+def explained(report: Report) -> list[ExplainedRow]:
+    """Return, for each SAE, the medians over the latents that were sampled."""
+    rows = []
+    for member in report.members:
+        scored = [scalars(explanation["scores"]) for explanation in member.explanations]
+        f1s = _values(scored, definitions.F1)
+        if member.explanations:
+            rows.append(
+                ExplainedRow(
+                    member.name,
+                    len(scored),
+                    len(f1s),
+                    _median(f1s),
+                    _median(_values(scored, definitions.SHUFFLED_F1)),
+                )
+            )
+    return rows
+
+
+def settings(member: MemberReport) -> list[tuple[str, str]]:
+    """Return an SAE's configuration as (key, value) in words."""
+    return [
+        (key, formatting.MISSING if value is None else str(value))
+        for key, value in sorted(member.config.items())
+    ]
+
+
+def scalars(scores: Mapping[str, Mapping[str, object]]) -> dict[str, Scalar]:
+    """Return the scores of an explanation as scalars."""
+    # Scalar checks nothing, so the mapping's values pass as they were written.
+    return {name: Scalar(**value) for name, value in scores.items()}  # type: ignore[arg-type]
+
+
+def _values(scored: Sequence[Mapping[str, Scalar]], name: str) -> list[float]:
+    found = [scores[name].value for scores in scored if name in scores]
+    return [value for value in found if value is not None]
+
+
+def _median(values: Sequence[float]) -> Cell:
+    recipe = f"median over {len(values)} sampled latents"
+    return plain(statistics.median(values), recipe) if values else plain(None)
+
+
+def _unit(name: str, subjects: Sequence[Subject]) -> str:
+    for subject in subjects:
+        if name in subject.metrics:
+            unit = subject.metrics[name].unit
+            return "" if unit == "1" else unit
+    return ""

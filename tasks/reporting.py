@@ -1,0 +1,133 @@
+"""The `reporting` stage: everything about the family on pages that open offline."""
+
+import json
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import State
+
+from tasks import evaluation, explanation, lm, report, stage, training
+from tasks.corpus import INFO
+from tasks.harvest import open_store
+from tasks.plan import Plan, Step
+from trilemma.config import Member
+
+PAGE = "index.html"
+_REPORT_BYTES = 64 << 20
+_EMBEDDED_CAUTION = (
+    "The language model was trained on the spot, on a small text, in about two minutes. "
+    "These numbers show that the machinery works on real text; they say nothing about "
+    "language models that people use."
+)
+_TOY_CAUTION = (
+    "The activations come from a generator with known features. Numbers are exact about "
+    "the toy and say nothing about language models."
+)
+
+
+@task(name="reporting", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def reporting(plan: Plan, *, force: bool) -> State[stage.Outcome]:
+    """Leave a folder whose `index.html` tells everything about the family."""
+    return stage.perform(
+        plan, plan.of("reporting"), _body, needed_bytes=_REPORT_BYTES, force=force
+    )
+
+
+def _body(work: stage.Work) -> None:
+    (step,) = work.pending
+    plan = work.plan
+    folder = work.folder(step)
+    report.write(
+        report.Report(
+            name=plan.run.name,
+            title=plan.run.reporting.title or plan.run.name,
+            facts=tuple(_facts(plan)),
+            caution=_caution(plan),
+            members=tuple(_member(step, member) for member in plan.run.family()),
+            has_features=plan.run.toy is not None,
+        ),
+        folder,
+    )
+    get_run_logger().info("reporting: open %s", step.folder / PAGE)
+    work.commit(step)
+
+
+def _member(step: Step, member: Member) -> report.MemberReport:
+    trained = step.parents[f"training/{member.name}"]
+    evaluated = step.parents[f"evaluation/{member.name}"]
+    measured = evaluation.read_metrics(evaluated)
+    return report.MemberReport(
+        name=member.name,
+        slug=member.name.lower(),
+        is_control=member.is_control,
+        config=member.config.model_dump(mode="json"),
+        metrics=measured["metrics"],
+        controls=measured["controls"],
+        latents=evaluation.read_latents(evaluated),
+        explanations=explanation.read(step.parents[f"explanation/{member.name}"]),
+        curve=json.loads((trained.folder / training.CURVE).read_text()),
+    )
+
+
+def _caution(plan: Plan) -> str | None:
+    if plan.run.toy is not None:
+        return _TOY_CAUTION
+    is_embedded = plan.run.lm is not None and plan.run.lm.kind == "embedded"
+    return _EMBEDDED_CAUTION if is_embedded else None
+
+
+def _facts(plan: Plan) -> list[tuple[str, str]]:
+    """Return what stands at the foot of the report; nothing that varies by the clock."""
+    facts = []
+    if plan.run.toy is None:
+        facts.append(("language model", _lm_fact(plan)))
+        facts.append(("corpus", _corpus_fact(plan)))
+    else:
+        toy = plan.run.toy
+        facts.append((
+            "toy",
+            f"{toy.num_features} features in {toy.d_in} dimensions, density "
+            f"{toy.density:g}, co-occurrence {toy.co_occurrence:g}",
+        ))
+    for hook in plan.run.hooks:
+        for split in ("train", "eval"):
+            store = open_store(plan, split)
+            found = store.statistics(hook)
+            facts.append((
+                f"{hook}, {split}",
+                f"{found['count']:,} of {store.num_tokens:,} rows count, d_in "
+                f"{store.d_in(hook)}, {store.dtypes[hook]}, mean squared norm "
+                f"{found['mean_squared_norm']:.4g}, largest |x| {found['max_abs']:.4g}",
+            ))
+    return facts
+
+
+def _lm_fact(plan: Plan) -> str:
+    step = plan.step("lm")
+    card: dict[str, Any] = json.loads((step.folder / lm.CARD).read_text())
+    config = plan.run.lm
+    assert config is not None
+    if config.kind == "embedded":
+        return (
+            f"embedded: {config.num_layers} layers, d_model {config.d_model}, "
+            f"validation loss {card['val_loss']:.3f} nats/token "
+            f"({card['bits_per_byte']:.3f} bits/byte), unigram entropy "
+            f"{card['unigram_entropy']:.3f} nats/token"
+        )
+    if config.kind == "hub":
+        return f"{config.id} at {plan.pinned['lm']}"
+    return f"local folder of {len(card['files'])} files"
+
+
+def _corpus_fact(plan: Plan) -> str:
+    info: dict[str, Any] = json.loads((plan.step("corpus").folder / INFO).read_text())
+    config = plan.run.corpus
+    assert config is not None
+    counts = ", ".join(
+        f"{info[split]['num_seqs']:,} {split} rows of {config.ctx} tokens from "
+        f"{info[split]['num_documents']:,} documents"
+        for split in ("train", "eval")
+    )
+    return f"{config.kind}: {counts}"

@@ -1,0 +1,184 @@
+"""Perform one stage: lock, look whether it is done, work, commit, tell Prefect."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pydantic
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed, State
+
+from storage import artifacts, durable, home, locks
+from tasks import environment
+from tasks.interruption import Interrupted
+from tasks.plan import VERSIONS, Plan, Step
+
+
+class Outcome(NamedTuple):
+    """What became of the steps of a stage, by title."""
+
+    cached: tuple[str, ...]
+    made: tuple[str, ...]
+    failed: dict[str, str]
+    """Title to the reason, one line each."""
+
+
+class Work:
+    """The steps that a stage must do now, handed to its body."""
+
+    def __init__(self, plan: Plan, pending: Sequence[Step], aside: set[str]) -> None:
+        """Hold the pending steps; `aside` are the keys that are made again."""
+        self.plan = plan
+        self.pending = tuple(pending)
+        self.failed: dict[str, str] = {}
+        self.committed: set[str] = set()
+        self._aside = aside
+        self._began = time.monotonic()
+        self._parents: dict[str, dict[str, artifacts.Parent]] = {}
+        self._earlier: dict[str, float] = {}
+        self._log = get_run_logger()
+
+    def folder(self, step: Step) -> Path:
+        """Return the folder to work in."""
+        is_aside = step.key in self._aside
+        return step.location.aside if is_aside else step.folder
+
+    def begin(self, step: Step) -> None:
+        """Prepare the folder: keep unfinished work only if its parents are the same."""
+        folder = self.folder(step)
+        parents = {
+            label: parent
+            for label, parent in step.present().items()
+            if parent is not None
+        }
+        missing = set(step.parents) - set(parents)
+        assert not missing, f"{step.title}: its parents {missing} are not committed"
+        self._parents[step.key] = parents
+        now = environment.read(self.plan.run.compute, 0.0)
+        written = {k: v.model_dump(mode="json") for k, v in parents.items()}
+        began = _read_begun(folder)
+        if began is None or began["parents"] != written:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            began = {"parents": written, "environment": now.model_dump(mode="json")}
+            durable.write_json(folder / artifacts.BEGUN, began)
+        before = artifacts.Environment.model_validate(began["environment"])
+        self._earlier[step.key] = before.seconds
+        for change in environment.differences(before, now):
+            self._log.warning(
+                "%s: resumed although %s; its bytes may differ", step.title, change
+            )
+        (folder / artifacts.FAILED).unlink(missing_ok=True)
+
+    def commit(self, step: Step, known: Mapping[str, artifacts.File] | None = None) -> None:
+        """Commit a step's folder; `known` are hashes taken while writing."""
+        folder = self.folder(step)
+        now = environment.read(self.plan.run.compute, self._seconds(step))
+        durable.write_json(folder / artifacts.RUN, now.model_dump(mode="json"))
+        manifest = artifacts.commit(
+            folder, stage=step.stage, key=step.key, version=VERSIONS[step.stage],
+            config=step.section, parents=self._parents[step.key], known=known or {},
+        )
+        if step.key in self._aside:
+            before = artifacts.read_manifest(step.folder)
+            same = before is not None and before.digest == manifest.digest
+            artifacts.swap(step.location)
+            self._log.info(
+                "%s: made again; its bytes are %s", step.title,
+                "the same" if same else "different",
+            )
+        self.committed.add(step.key)
+        size = sum(file.bytes for file in manifest.files.values())
+        self._log.info(
+            "%s: done in %.1f s, %.1f MiB, digest %s",
+            step.title, now.seconds, size / 2**20, manifest.digest[:12],
+        )
+
+    def fail(self, step: Step, error: BaseException) -> None:
+        """Record that a step failed, and why, in one line; its siblings go on."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self.failed[step.title] = reason
+        record = {"error": type(error).__name__, "reason": reason}
+        self.folder(step).mkdir(parents=True, exist_ok=True)
+        durable.write_json(self.folder(step) / artifacts.FAILED, record)
+        self._log.error("%s: failed: %s", step.title, reason)
+
+    def pause(self) -> None:
+        """Note the time spent, so that a resumed stage tells all of it."""
+        for step in self.pending:
+            path = self.folder(step) / artifacts.BEGUN
+            if path.exists():
+                began = json.loads(path.read_text())
+                began["environment"]["seconds"] = round(self._seconds(step), 3)
+                durable.write_json(path, began)
+
+    def _seconds(self, step: Step) -> float:
+        return self._earlier.get(step.key, 0.0) + time.monotonic() - self._began
+
+
+def perform(
+    plan: Plan,
+    steps: Sequence[Step],
+    body: Callable[[Work], None],
+    *,
+    needed_bytes: int,
+    force: bool,
+) -> State[Outcome]:
+    """Bring steps to be done under their locks, and return the state for Prefect.
+
+    The body commits each pending step, or fails it. A user's error ends as a state
+    without a traceback; an interruption leaves resumable work.
+    """
+    log = get_run_logger()
+    steps = list({step.key: step for step in steps}.values())
+
+    def waiting(path: Path) -> None:
+        log.info("%s %s: waits for another run", path.parent.parent.name, path.name)
+
+    with locks.holding([step.location.lock for step in steps], waiting):
+        states = {step.key: step.state() for step in steps}
+        pending = [s for s in steps if force or states[s.key] != "done"]
+        cached = tuple(s.title for s in steps if s not in pending)
+        if not pending:
+            outcome = Outcome(cached, (), {})
+            return Completed(
+                name="Cached", message=f"cached {len(cached)}", data=outcome
+            )
+        committed = {s.key for s in pending if artifacts.read_manifest(s.folder)}
+        for step in pending:
+            if states[step.key] == "stale":
+                log.info("%s: is stale, its parents have changed", step.title)
+        work = Work(plan, pending, committed)
+        try:
+            home.check_room(plan.home, needed_bytes)
+            for step in pending:
+                work.begin(step)
+            body(work)
+        except Interrupted:
+            work.pause()
+            raise
+        except (ValueError, OSError, MemoryError) as error:
+            if isinstance(error, pydantic.ValidationError):
+                raise
+            work.pause()
+            for step in pending:
+                if step.title not in work.failed and step.key not in work.committed:
+                    work.fail(step, error)
+        made = tuple(s.title for s in pending if s.title not in work.failed)
+        outcome = Outcome(cached, made, work.failed)
+        if work.failed:
+            title, reason = next(iter(work.failed.items()))
+            return Failed(message=f"{title}: {reason}", data=outcome)
+        return Completed(message=f"made {len(made)}", data=outcome)
+
+
+def _read_begun(folder: Path) -> dict[str, dict[str, object]] | None:
+    try:
+        began = json.loads((folder / artifacts.BEGUN).read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    assert isinstance(began, dict)
+    return began

@@ -1,0 +1,125 @@
+"""What `show` lists and what a run prints at its end, as plain values and text."""
+
+import io
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from storage import artifacts
+from tasks import evaluation
+from tasks.plan import Plan, Step
+from tasks.reporting import PAGE
+
+_COLUMNS = (
+    ("rate_bits", "rate_bits"), ("fvu", "fvu"), ("l0", "l0"),
+    ("polysemanticity", "polysem."), ("delta_ce", "delta_ce"),
+    ("ce_recovered_zero", "ce_rec_0"), ("dead_fraction", "dead"),
+)
+_WIDTH = 110
+
+
+def states(plan: Plan) -> list[dict[str, Any]]:
+    """Return the state of each step, in the shape that `show --json` prints."""
+    return [
+        {
+            "stage": step.stage, "name": step.name, "key": step.key,
+            "state": step.state(), "seconds": _seconds(step), "bytes": _bytes(step),
+            "path": str(step.folder),
+        }
+        for step in plan.steps
+    ]
+
+
+def states_text(plan: Plan) -> str:
+    """Return the same as a table."""
+    table = Table("stage", "name", "key", "state", box=None)
+    table.add_column("seconds", justify="right")
+    table.add_column("MiB", justify="right")
+    for row in states(plan):
+        table.add_row(
+            row["stage"], row["name"], row["key"], row["state"],
+            "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
+            "-" if row["bytes"] is None else f"{row['bytes'] / 2**20:.1f}",
+        )
+    return _text(table)
+
+
+def ending_text(plan: Plan, cached: tuple[str, ...], seconds: float) -> str:
+    """Return where the time went, the family's table and the report's path."""
+    parts = [_time_text(plan, set(cached), seconds), _family_text(plan)]
+    reporting = plan.step("reporting")
+    if artifacts.read_manifest(reporting.folder) is not None:
+        parts.append(f"report: {reporting.folder / PAGE}\n")
+    return "\n".join(part for part in parts if part)
+
+
+def _time_text(plan: Plan, cached: set[str], seconds: float) -> str:
+    table = Table("stage", title="where the time went", title_justify="left", box=None)
+    table.add_column("seconds", justify="right")
+    table.add_column("cached")
+    spent = 0.0
+    for stage in dict.fromkeys(step.stage for step in plan.steps):
+        steps = plan.of(stage)
+        made = [_seconds(step) or 0.0 for step in steps if step.title not in cached]
+        # The SAEs of a family train side by side, so their times overlap.
+        this = max(made, default=0.0) if stage == "training" else sum(made)
+        spent += this
+        count = sum(step.title in cached for step in steps)
+        table.add_row(stage, f"{this:.1f}", f"{count} of {len(steps)}")
+    table.add_row("Prefect, imports", f"{max(seconds - spent, 0.0):.1f}", "")
+    table.add_row("all", f"{seconds:.1f}", f"{len(cached)} of {len(plan.steps)}")
+    return _text(table)
+
+
+def _family_text(plan: Plan) -> str:
+    table = Table("SAE", title="the family", title_justify="left", box=None)
+    for _, heading in _COLUMNS:
+        table.add_column(heading, justify="right")
+    table.add_column("PCA fvu at this rate", justify="right")
+    found = False
+    for member in plan.run.family():
+        step = plan.step("evaluation", member.name)
+        if artifacts.read_manifest(step.folder) is None:
+            continue
+        found = True
+        measured = evaluation.read_metrics(step)
+        cells = [_cell(measured["metrics"].get(name)) for name, _ in _COLUMNS]
+        pca = measured["controls"]["pca"].get("fvu")
+        wins = pca and pca["value"] is not None and (
+            pca["value"] <= measured["metrics"]["fvu"]["value"]
+        )
+        table.add_row(member.name, *cells, _cell(pca) + (" PCA wins" if wins else ""))
+    return _text(table) if found else ""
+
+
+def _cell(scalar: dict[str, Any] | None) -> str:
+    if scalar is None or scalar["value"] is None:
+        return "–"
+    text = f"{scalar['value']:.4g}"
+    if scalar["ci_low"] is None or scalar["ci_high"] is None:
+        return text
+    return f"{text} ±{(scalar['ci_high'] - scalar['ci_low']) / 2:.2g}"
+
+
+def _seconds(step: Step) -> float | None:
+    ran = artifacts.read_environment(step.folder)
+    return None if ran is None else ran.seconds
+
+
+def _bytes(step: Step) -> int | None:
+    manifest = artifacts.read_manifest(step.folder)
+    return None if manifest is None else sum(f.bytes for f in manifest.files.values())
+
+
+def _text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=_WIDTH, no_color=True)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def states_json(plan: Plan) -> str:
+    """Return the states as JSON text."""
+    return json.dumps(states(plan), indent=2)

@@ -1,0 +1,157 @@
+"""The `training` stage: all missing SAEs of a hook in one pass over its activations."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import State
+
+from storage import checkpoints, durable
+from storage.order import TrainingOrder
+from storage.store import Store
+from tasks import environment, interruption, progress, stage, tracking
+from tasks.harvest import open_store
+from tasks.plan import Plan, Step
+from trilemma import training as library
+from trilemma.sae import SAE
+
+CURVE = "curve.json"
+SAE_FOLDER = "sae"
+_CHECKPOINTS = "checkpoints"
+_STATE_COPIES = 12  # weights and two moments, in each of two checkpoints and one aside
+
+
+class _Trainee(NamedTuple):
+    step: Step
+    member: library.Member
+    tracker: tracking.Tracker
+
+
+@task(name="training", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def training(plan: Plan, *, force: bool) -> State[stage.Outcome]:
+    """Leave one trained SAE for each member of the family, controls included."""
+    family = plan.run.family()
+    width = max(store_width(plan, member.hook) for member in family)
+    parameters = sum(2 * width * member.config.d_sae for member in family)
+    return stage.perform(
+        plan, plan.of("training"), _body,
+        needed_bytes=parameters * 4 * _STATE_COPIES, force=force,
+    )
+
+
+def load_sae(step: Step, device: str) -> SAE:
+    """Return the SAE of a training step."""
+    return SAE.load(step.folder / SAE_FOLDER, device=device)
+
+
+def store_width(plan: Plan, hook: str) -> int:
+    """Return d_in of a hook's stored activations."""
+    return open_store(plan, "train").d_in(hook)
+
+
+def _body(work: stage.Work) -> None:
+    store = open_store(work.plan, "train")
+    hooks = {step.key: work.plan.member(step.name).hook for step in work.pending}
+    with interruption.watched() as asked:
+        for hook in dict.fromkeys(hooks.values()):
+            steps = [step for step in work.pending if hooks[step.key] == hook]
+            _train_hook(work, store, hook, steps, asked)
+
+
+def _train_hook(
+    work: stage.Work, store: Store, hook: str, steps: list[Step],
+    asked: Callable[[], bool],
+) -> None:
+    plan = work.plan
+    shared = plan.run.training
+    order = TrainingOrder(
+        store, hook, seed=shared.seed, batch_tokens=shared.batch_tokens,
+        open_chunks=shared.open_chunks,
+    )
+    if order.rows_per_epoch < shared.batch_tokens:
+        raise ValueError(
+            f"training.batch_tokens: found {shared.batch_tokens}, but the store has "
+            f"only {order.rows_per_epoch:,} training rows; lower it, or harvest more text"
+        )
+    num_steps = order.steps_per_epoch * shared.epochs
+    device = environment.device(plan.run.compute)
+    start = library.Start(
+        d_in=store.d_in(hook), mean=store.mean(hook),
+        mean_squared_norm=float(store.statistics(hook)["mean_squared_norm"]),
+    )
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        trainees = []
+        for step in steps:
+            member = library.Member(
+                plan.member(step.name).config, shared,
+                start=start, num_steps=num_steps, device=device,
+            )
+            saved = checkpoints.latest(work.folder(step) / _CHECKPOINTS)
+            if saved is not None:
+                member.restore(library.Checkpoint(saved.tensors, saved.values))
+                get_run_logger().info(
+                    "%s: resumes at step %d of %d", step.title, saved.step, num_steps
+                )
+            tracker = stack.enter_context(
+                tracking.opened(plan, step, len(member.curve))
+            )
+            trainees.append(_Trainee(step, member, tracker))
+        _steps(work, order, trainees, num_steps, asked)
+    for trainee in trainees:
+        if trainee.step.title not in work.failed:
+            target = work.folder(trainee.step)
+            trainee.member.export().save(target / SAE_FOLDER)
+            durable.write_json(target / CURVE, trainee.member.curve)
+            work.commit(trainee.step)
+    rows = num_steps * shared.batch_tokens
+    get_run_logger().info(
+        "training: %d SAEs on %s, %d steps, %s tokens each in %.1f s",
+        len(trainees), hook, num_steps, f"{rows:,}", time.monotonic() - began,
+    )
+
+
+def _steps(
+    work: stage.Work, order: TrainingOrder, trainees: list[_Trainee], num_steps: int,
+    asked: Callable[[], bool],
+) -> None:
+    """Train every SAE on each batch; one that is ahead waits for the others."""
+    shared = work.plan.run.training
+    active = list(trainees)
+    first = min(trainee.member.step_index for trainee in active)
+    batches = order.batches(first, num_steps, prefetch=work.plan.run.compute.prefetch)
+    batch = shared.batch_tokens
+    with progress.shown("training", num_steps * batch, "tokens", first * batch) as show:
+        for index, x in zip(range(first, num_steps), batches, strict=True):
+            for trainee in [t for t in active if t.member.step_index == index]:
+                try:
+                    row = trainee.member.step(x)
+                except library.NonFiniteLoss as error:
+                    work.fail(trainee.step, error)
+                    active.remove(trainee)
+                    continue
+                if row is not None:
+                    trainee.tracker.log(row)
+                    show((index + 1) * batch, f"fvu {row['fvu']:.3f} l0 {row['l0']:.1f}")
+            if not active:
+                return
+            if asked():
+                _checkpoint(work, active)
+                raise interruption.Interrupted(f"asked to stop at step {index + 1}")
+            if (index + 1) % shared.checkpoint_every_steps == 0:
+                _checkpoint(work, [t for t in active if t.member.step_index == index + 1])
+
+
+def _checkpoint(work: stage.Work, trainees: list[_Trainee]) -> None:
+    for trainee in trainees:
+        state = trainee.member.state()
+        checkpoints.save(
+            work.folder(trainee.step) / _CHECKPOINTS,
+            checkpoints.Checkpoint(
+                trainee.member.step_index, state.tensors, state.values
+            ),
+        )

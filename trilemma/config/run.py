@@ -1,0 +1,185 @@
+"""A run: one profile as a frozen value, and the family of SAEs that it names."""
+
+import itertools
+from typing import Any, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from trilemma.config import sources, stages
+from trilemma.config.saes import Control, SAEConfig, TopK, Training
+from trilemma.config.section import Section
+
+TOY_HOOK = "toy"
+_SAE: TypeAdapter[SAEConfig] = TypeAdapter(SAEConfig)
+_SPARSITY_KEYS = ("k", "l1_coefficient", "l0_coefficient")
+
+
+class Member(NamedTuple):
+    """One SAE of the family."""
+
+    name: str
+    """Unique in the run, such as `topk-k32`; not part of any key."""
+    hook: str
+    """Whose activations it reads."""
+    config: SAEConfig
+    is_control: bool
+    """True for the frozen-random SAE that every table holds."""
+
+
+class Run(Section):
+    """Everything that a run depends on; equal values give equal artifacts."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the run, in pages and logs."
+    )
+    lm: sources.LM | None = Field(None, description="The language model under study.")
+    corpus: sources.Corpus | None = Field(None, description="The text it reads.")
+    toy: sources.Toy | None = Field(
+        None, description="A generator with known features, in place of lm and corpus."
+    )
+    harvest: sources.Harvest | None = Field(
+        None, description="Which activations are read; absent for a toy."
+    )
+    store: sources.Store = Field(
+        default=sources.Store(), description="How activations are kept on disk."
+    )
+    saes: tuple[SAEConfig, ...] = Field(
+        min_length=1, description="The family of SAEs to train."
+    )
+    grid: dict[str, tuple[Any, ...]] = Field(
+        default={}, description="SAE keys and the values that multiply the family."
+    )
+    control: Control = Field(
+        default=Control(), description="The frozen-random control."
+    )
+    training: Training = Field(
+        default=Training(), description="How every SAE is trained."
+    )
+    evaluation: stages.Evaluation = Field(
+        default=stages.Evaluation(), description="How SAEs are measured."
+    )
+    explanation: stages.Explanation = Field(
+        default=stages.Explanation(), description="How latents are explained."
+    )
+    reporting: stages.Reporting = Field(
+        default=stages.Reporting(), description="The web report."
+    )
+    sharing: stages.Sharing = Field(
+        default=stages.Sharing(), description="Where results are logged."
+    )
+    compute: stages.Compute = Field(
+        default=stages.Compute(), description="Where it runs; never part of a key."
+    )
+
+    @field_validator("grid")
+    @classmethod
+    def _grid_has_values(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+        for key, values in grid.items():
+            if not values:
+                raise ValueError(f"{key}: found no values; name at least one")
+        return grid
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Run":
+        if self.toy is not None:
+            for key in ("lm", "corpus", "harvest"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{key}: has no effect beside toy; remove one of them"
+                    )
+        else:
+            for key in ("lm", "corpus", "harvest"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"{key}: missing; a run needs it, or a toy")
+            if (
+                isinstance(self.lm, sources.EmbeddedLM)
+                and self.corpus is not None
+                and self.corpus.ctx > self.lm.ctx
+            ):
+                raise ValueError(
+                    f"corpus.ctx: found {self.corpus.ctx}; must not exceed lm.ctx, "
+                    f"which is {self.lm.ctx}"
+                )
+        self.family()
+        return self
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """Return the hooks whose activations are stored."""
+        return (TOY_HOOK,) if self.harvest is None else self.harvest.hooks
+
+    def family(self) -> tuple[Member, ...]:
+        """Return every SAE to train, the grid multiplied out, controls last.
+
+        A grid key multiplies the SAEs whose kind has it; one that no SAE has is an
+        error. There is one frozen-random control for each hook that an SAE reads.
+        """
+        configs = [variant for sae in self.saes for variant in self._multiply(sae)]
+        for key in self.grid:
+            if not any(key in type(sae).model_fields for sae in self.saes):
+                raise ValueError(f"grid.{key}: no SAE of the family has this key")
+        hooks = [self._hook(config, index) for index, config in enumerate(configs)]
+        names = _names(configs)
+        members = [
+            Member(name, hook, config.model_copy(update={"hook": hook}), False)
+            for name, hook, config in zip(names, hooks, configs, strict=True)
+        ]
+        d_sae = self.control.d_sae or max(config.d_sae for config in configs)
+        used = list(dict.fromkeys(hooks))
+        for hook in used:
+            control = TopK(
+                kind="topk", d_sae=d_sae, k=min(self.control.k, d_sae), hook=hook,
+                lr=self.control.lr, seed=self.control.seed, freeze_decoder=True,
+            )
+            suffix = f"-{hook}" if len(used) > 1 else ""
+            members.append(Member(f"frozen-random{suffix}", hook, control, True))
+        return tuple(members)
+
+    def _multiply(self, sae: SAEConfig) -> list[SAEConfig]:
+        keys = [key for key in self.grid if key in type(sae).model_fields]
+        variants = []
+        for values in itertools.product(*(self.grid[key] for key in keys)):
+            changes = dict(zip(keys, values, strict=True))
+            try:
+                variants.append(_SAE.validate_python(sae.model_dump() | changes))
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"grid: found {changes}; {first['msg']}") from error
+        return variants
+
+    def _hook(self, config: SAEConfig, index: int) -> str:
+        if config.hook is None and len(self.hooks) == 1:
+            return self.hooks[0]
+        if config.hook not in self.hooks:
+            raise ValueError(
+                f"saes.{index}.hook: found {config.hook!r}; name one of "
+                f"{', '.join(self.hooks)}"
+            )
+        return config.hook
+
+
+def _names(configs: list[SAEConfig]) -> list[str]:
+    """Return a name for each SAE: its kind, its sparsity, and what else varies."""
+    varying = [
+        key
+        for key in dict.fromkeys(key for c in configs for key in type(c).model_fields)
+        if key not in ("kind", *_SPARSITY_KEYS)
+        and len({repr(getattr(c, key)) for c in configs if hasattr(c, key)}) > 1
+    ]
+    names = []
+    for config in configs:
+        keys = [key for key in _SPARSITY_KEYS if hasattr(config, key)]
+        keys += [key for key in varying if hasattr(config, key)]
+        parts = [f"{_short(key)}{getattr(config, key)}" for key in keys]
+        names.append("-".join([config.kind, *parts]))
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"saes: found {names.count(name)} equal SAEs named {name!r}; "
+                "change the seed of one or remove it"
+            )
+    return names
+
+
+def _short(key: str) -> str:
+    return {"l1_coefficient": "l1_", "l0_coefficient": "l0_", "hook": ""}.get(key, key)

@@ -1,0 +1,142 @@
+"""What activations come from: a language model and a corpus, or a toy generator."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from trilemma.config.section import Section
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+class EmbeddedLM(Section):
+    """A byte-pair tokenizer and a small GPT-NeoX, trained on the spot, offline."""
+
+    kind: Literal["embedded"]
+    vocab_size: PositiveInt = Field(4096, description="Entries of the tokenizer.")
+    num_layers: PositiveInt = Field(4, description="Transformer blocks.")
+    d_model: PositiveInt = Field(128, description="Width of the residual stream.")
+    num_heads: PositiveInt = Field(4, description="Attention heads in each block.")
+    ctx: PositiveInt = Field(128, description="Longest context, in tokens.")
+    train_tokens: PositiveInt = Field(
+        1_150_000, description="Tokens of training, rounded up to whole batches."
+    )
+    batch_seqs: PositiveInt = Field(8, description="Sequences in a training batch.")
+    lr: PositiveFloat = Field(3e-3, description="Peak learning rate of AdamW.")
+    seed: NonNegativeInt = Field(0, description="Seed of weights and batch order.")
+
+
+class LocalLM(Section):
+    """A Hugging Face model folder on this machine."""
+
+    kind: Literal["local"]
+    path: str = Field(description="Folder with config.json, weights and tokenizer.")
+
+
+class HubLM(Section):
+    """A model on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    id: str = Field(description="Repository on the hub, such as openai-community/gpt2.")
+    revision: str = Field(
+        "main", description="Branch, tag or commit; resolved to a commit hash."
+    )
+
+
+LM = Annotated[EmbeddedLM | LocalLM | HubLM, Field(discriminator="kind")]
+
+
+class _Packing(Section):
+    """How documents become rows of tokens; common to every kind of corpus."""
+
+    ctx: PositiveInt = Field(128, description="Tokens in a row.")
+    max_tokens: PositiveInt | None = Field(
+        None, description="Stop after about this many tokens; absent means all."
+    )
+    eval_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of documents held out for evaluation."
+    )
+    seed: NonNegativeInt = Field(0, description="Seed of the one shuffle of rows.")
+
+
+class EmbeddedCorpus(_Packing):
+    """The running Python's own standard library, as text."""
+
+    kind: Literal["embedded"]
+
+
+class FileCorpus(_Packing):
+    """Text, JSON-lines or Parquet files on this machine."""
+
+    kind: Literal["text", "jsonl", "parquet"]
+    paths: tuple[str, ...] = Field(
+        min_length=1, description="Files or glob patterns; read in sorted order."
+    )
+    column: str = Field(
+        "text", description="Column that holds the text (text files have only this)."
+    )
+
+
+class HubCorpus(_Packing):
+    """A data set on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    id: str = Field(description="Data set on the hub, such as NeelNanda/pile-10k.")
+    subset: str | None = Field(None, description="Its configuration, where it has any.")
+    split: str = Field("train", description="Which of the data set's splits to read.")
+    revision: str = Field(
+        "main", description="Branch, tag or commit; resolved to a commit hash."
+    )
+    column: str = Field("text", description="Column that holds the text.")
+    streaming: bool = Field(True, description="Read as a stream, without a full copy.")
+
+
+Corpus = Annotated[
+    EmbeddedCorpus | FileCorpus | HubCorpus, Field(discriminator="kind")
+]
+
+
+class Toy(Section):
+    """A generative model with known features, in place of an LM and a corpus."""
+
+    num_features: PositiveInt = Field(64, description="Ground-truth features.")
+    d_in: PositiveInt = Field(32, description="Width of the activations.")
+    num_tokens: PositiveInt = Field(262_144, description="Training rows to draw.")
+    num_eval_tokens: PositiveInt = Field(32_768, description="Held-out rows to draw.")
+    ctx: PositiveInt = Field(64, description="Rows that form one 'document'.")
+    density: float = Field(
+        0.05, gt=0, lt=1, description="Marginal probability of each feature."
+    )
+    co_occurrence: float = Field(
+        0.0, ge=0, le=1,
+        description="P(partner active | feature active) within each pair; 0 leaves "
+        "the features independent.",
+    )
+    noise: float = Field(0.0, ge=0, description="Standard deviation added to each dim.")
+    seed: NonNegativeInt = Field(0, description="Seed of features and of samples.")
+
+
+class Harvest(Section):
+    """Where and how activations are read from the LM."""
+
+    hooks: tuple[str, ...] = Field(
+        min_length=1, description="TransformerLens hook names, such as "
+        "blocks.2.hook_resid_post.",
+    )
+    lm_dtype: Dtype = Field("float32", description="Dtype of the LM's weights.")
+    batch_seqs: PositiveInt = Field(32, description="Rows in one forward pass.")
+
+
+class Store(Section):
+    """How activations are laid out on disk."""
+
+    dtype: Dtype = Field("float32", description="Dtype of stored activations.")
+    chunk_mib: PositiveFloat = Field(
+        16.0, description="Size of a chunk, rounded down to whole sequences."
+    )
+    codec: Literal["none", "shuffle-zstd"] = Field(
+        "none", description="Compression of activation chunks."
+    )
+    high_norm_ratio: PositiveFloat = Field(
+        10.0, description="Rows above this many median norms are masked."
+    )

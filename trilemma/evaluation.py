@@ -1,0 +1,198 @@
+"""Evaluation: the rate, distortion, fidelity and polysemanticity of one SAE."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from trilemma.config.stages import Evaluation
+from trilemma.metrics import fidelity, liveness, pca, polysemanticity, rate, summaries
+from trilemma.metrics.baseline import Baseline, baseline
+from trilemma.metrics.coders import Autoencoder, Coder, Strongest
+from trilemma.metrics.scalar import Scalar
+from trilemma.metrics.tally import Sample, Tally, Wanted, sweep
+from trilemma.sequences import Sequences
+
+__all__ = ["Baseline", "EvaluationResult", "baseline", "evaluate"]
+
+
+class EvaluationResult(NamedTuple):
+    """Everything that is measured of one SAE."""
+
+    metrics: dict[str, Scalar]
+    controls: dict[str, dict[str, Scalar]]
+    """`pca` at the SAE's rate and `frozen_random` at its l0, by the same formulas."""
+    latents: dict[str, Shaped[np.ndarray, " d_sae"]]
+    """One column a fact, one entry a latent; NaN where a fact is undefined."""
+    details: dict[str, float]
+    """What the numbers rest on, such as bin widths and the control's k."""
+
+
+@torch.inference_mode()
+def evaluate(
+    sae: Coder,
+    config: Evaluation,
+    *,
+    baseline: Baseline,
+    eval_batches: Callable[[], Iterator[Sequences]],
+    lm: fidelity.SplicedLM | None,
+    hook: str,
+    control: Autoencoder | None,
+    features: Float[Tensor, "num_features d_in"] | None,
+) -> EvaluationResult:
+    """Return what is measured of an SAE over the held-out rows.
+
+    `control` is the frozen-random SAE; it is cut to as many latents a token as this
+    SAE fires. `features` are a toy's true directions; with them `polysemanticity` is
+    the decoder's participation, else how far contexts mix, beside chance.
+    """
+    bench = _Bench(config, baseline, eval_batches, features)
+    measured = bench.measure(sae)
+    codes, probes = measured.sample
+    width = rate.bin_width(
+        codes, probes, sae.W_dec, tolerance=config.rate_fvu_tolerance
+    )
+    length = rate.code_length(codes, rate.symbols(codes, width))
+    bits = summaries.code_rate(
+        codes, length, config, method="one bin width for all latents, the largest that "
+        f"raises fvu by {config.rate_fvu_tolerance:g} (relative)",
+    )
+    states = liveness.states(
+        measured.num_fired, num_tokens=baseline.num_tokens,
+        dead_density=config.dead_density,
+    )
+    metrics = {"rate_bits": bits, **measured.metrics} | summaries.live_fractions(
+        states, num_tokens=baseline.num_tokens, dead_density=config.dead_density
+    )
+    if lm is not None and baseline.ce is not None:
+        spliced = fidelity.splices(
+            sae, lm, eval_batches(), hook=hook, documents=baseline.documents.numpy(),
+            num_seqs=config.ce_seqs, batch_seqs=config.batch_seqs,
+        )
+        metrics |= summaries.losses(baseline.ce, spliced, config)
+
+    details = {"rate_miller_madow_bits": length.miller_madow_bits}
+    if width is not None:
+        details["rate_bin_width"] = width
+    assert bits.value is not None
+    pca_width = pca.width_at(baseline.curve, bits.value)
+    details["pca_bin_width"] = pca_width
+    controls = {"pca": bench.pca_control(pca_width, device=sae.W_dec.device)}
+    if control is not None:
+        k = min(math.ceil(metrics["l0"].value or 0), len(control.W_dec))
+        details["frozen_random_k"] = k
+        controls["frozen_random"] = bench.frozen_random_control(control, k=k)
+    return EvaluationResult(
+        metrics, controls, _columns(measured, states, baseline.num_tokens), details
+    )
+
+
+class _Measured(NamedTuple):
+    """What one pass says of a coder, its rate left aside."""
+
+    metrics: dict[str, Scalar]
+    tally: Tally
+    sample: Sample
+    shared: polysemanticity.Sharing
+    matches: polysemanticity.Matches | None
+
+    @property
+    def num_fired(self) -> Int64[np.ndarray, " d_sae"]:
+        num_fired: Int64[np.ndarray, " d_sae"] = self.tally.latents.num_fired.sum(0)
+        return num_fired
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The held-out rows on which an SAE and its controls are measured alike."""
+
+    config: Evaluation
+    baseline: Baseline
+    eval_batches: Callable[[], Iterator[Sequences]]
+    features: Float[Tensor, "num_features d_in"] | None
+
+    def measure(self, coder: Coder) -> _Measured:
+        config, matches, score = self.config, None, None
+        if self.features is not None:
+            matches = polysemanticity.matches(coder.W_dec, self.features)
+            score = matches.participation
+        tally = self._sweep(
+            coder, Wanted(config.rate_tokens, null_seed=config.seed, score=score)
+        )
+        assert tally.sample is not None
+        latents = tally.latents
+        shared = polysemanticity.sharing(
+            mass=latents.mass, null_mass=latents.null_mass, num_fired=latents.num_fired
+        )
+        metrics = summaries.reconstruction(tally, config)
+        if matches is None:
+            labels = f"kmeans{self.baseline.num_labels}, sif{config.context_tokens}"
+            metrics |= summaries.sharing(tally, shared, config, labels=labels)
+        else:
+            metrics |= summaries.sharing(
+                tally, shared, config, labels="strongest feature"
+            )
+            metrics["polysemanticity"] = summaries.participation(tally, config)
+            metrics["mmcs"] = summaries.mean_best_cosine(tally, matches)
+        return _Measured(metrics, tally, tally.sample, shared, matches)
+
+    def pca_control(self, width: float, *, device: torch.device) -> dict[str, Scalar]:
+        """Return what principal components at a bin width score."""
+        found = self.baseline.components
+        measured = self.measure(pca.QuantisedPCA(
+            mean=found.mean.float().to(device),
+            components=found.components.float().to(device), width=width,
+        ))
+        codes = measured.sample.codes
+        symbol = np.rint(codes.value.astype(np.float64) / width).astype(np.int64)
+        bits = summaries.code_rate(
+            codes, rate.code_length(codes, symbol), self.config,
+            method="one bin width for all components, chosen to meet the SAE's rate",
+        )
+        kept = ("fvu", "l0", "polysemanticity")
+        return {"rate_bits": bits, **{key: measured.metrics[key] for key in kept}}
+
+    def frozen_random_control(
+        self, control: Autoencoder, *, k: int
+    ) -> dict[str, Scalar]:
+        """Return how well the k strongest of the control's latents reconstruct."""
+        tally = self._sweep(
+            Strongest(control, k), Wanted(rate_rows=None, null_seed=None, score=None)
+        )
+        metrics = summaries.reconstruction(tally, self.config)
+        return {key: metrics[key] for key in ("fvu", "l0")}
+
+    def _sweep(self, coder: Coder, wanted: Wanted) -> Tally:
+        rows = self.baseline.rows(self.eval_batches())
+        return sweep(coder, self.baseline, rows, wanted=wanted)
+
+
+def _columns(
+    measured: _Measured, states: Shaped[np.ndarray, " d_sae"], num_tokens: int
+) -> dict[str, Shaped[np.ndarray, " d_sae"]]:
+    """Return the facts about each latent; `mean_act` is over its firings."""
+    num_fired, latents = measured.num_fired, measured.tally.latents
+    fired = np.where(num_fired > 0, num_fired, np.nan)
+    columns = {
+        "latent": np.arange(len(num_fired)),
+        "density": num_fired / num_tokens,
+        "num_fired": num_fired,
+        "state": states,
+        "mean_act": latents.sum_acts / fired,
+        "max_act": latents.max_acts,
+        "n_eff": measured.shared.n_eff,
+        "n_eff_null": measured.shared.n_eff_null,
+    }
+    if measured.matches is not None:
+        best = measured.matches.best_feature
+        columns |= {
+            "participation": measured.matches.participation,
+            "best_feature": best,
+            "best_cosine": measured.matches.cosine[np.arange(len(best)), best],
+        }
+    return columns

@@ -1,0 +1,1 @@
+"""Files of SAEs, in this project's and other tools' formats."""

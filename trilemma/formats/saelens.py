@@ -1,0 +1,135 @@
+"""SAELens folders: `cfg.json` and `sae_weights.safetensors`, read and written."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Activation = Literal["relu", "topk", "jumprelu"]
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+
+# Without a version of at least 6 SAELens drops everything else in the metadata.
+_VERSION = "6.54.0"
+_ARCHITECTURES: dict[Activation, str] = {
+    "relu": "standard", "topk": "topk", "jumprelu": "jumprelu",
+}
+
+
+class SAEFile(NamedTuple):
+    """What a folder holds of an SAE."""
+
+    activation: Activation
+    """Its activation function at inference."""
+    tensors: dict[str, Tensor]
+    """W_enc, b_enc, W_dec, b_dec and, for JumpReLU, threshold; float32."""
+    k: int | None
+    """Latents kept for each row, for TopK alone."""
+    metadata: dict[str, Any]
+    """Where the SAE comes from, as JSON values (hence `Any`)."""
+
+
+def write(file: SAEFile, folder: str | Path) -> None:
+    """Write an SAE into a folder; equal SAEs give equal bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    d_in, d_sae = file.tensors["W_enc"].shape
+    config: dict[str, Any] = {
+        "architecture": _ARCHITECTURES[file.activation],
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {**file.metadata, "sae_lens_version": _VERSION},
+    }
+    if file.k is not None:
+        config |= {"k": file.k, "rescale_acts_by_decoder_norm": False}
+    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    tensors = {
+        name: tensor.detach().float().cpu().contiguous()
+        for name, tensor in sorted(file.tensors.items())
+    }
+    save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def read(folder: str | Path) -> SAEFile:
+    """Return the SAE in a folder that SAELens, or `write`, made.
+
+    An input that is not centred by b_dec, and activations rescaled by decoder norms,
+    are folded into the weights. Raises a ValueError for what cannot be folded.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    activation = _activation(folder, config)
+    for key, plain in (("normalize_activations", "none"), ("reshape_activations", "none")):
+        if config.get(key, plain) != plain:
+            raise ValueError(
+                f"{folder}: found {key}={config[key]!r}; only {plain!r} can be read"
+            )
+    tensors = _tensors(folder, activation)
+    if not config.get("apply_b_dec_to_input", True):
+        tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
+    if config.get("rescale_acts_by_decoder_norm", False):
+        norm = tensors["W_dec"].norm(dim=1)
+        tensors["W_enc"] = tensors["W_enc"] * norm
+        tensors["b_enc"] = tensors["b_enc"] * norm
+        tensors["W_dec"] = tensors["W_dec"] / norm[:, None]
+    k = int(config["k"]) if activation == "topk" else None
+    return SAEFile(activation, tensors, k, dict(config.get("metadata", {})))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: found no {CONFIG_FILE}; name a folder with {CONFIG_FILE} and "
+            f"{WEIGHTS_FILE}"
+        ) from error
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / CONFIG_FILE}: is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG_FILE}: is not a JSON object")
+    return config
+
+
+def _activation(folder: Path, config: dict[str, Any]) -> Activation:
+    found = config.get("architecture")
+    for activation in get_args(Activation):
+        if _ARCHITECTURES[activation] == found:
+            result: Activation = activation
+            return result
+    raise ValueError(
+        f"{folder}: found architecture {found!r}; one of "
+        f"{', '.join(map(repr, _ARCHITECTURES.values()))} can be read"
+    )
+
+
+def _tensors(folder: Path, activation: Activation) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder}: found no {WEIGHTS_FILE}; the folder is not complete"
+        ) from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
+    wanted = ["W_dec", "W_enc", "b_dec", "b_enc"]
+    wanted += ["threshold"] if activation == "jumprelu" else []
+    if sorted(tensors) != wanted:
+        raise ValueError(
+            f"{path}: found tensors {', '.join(sorted(tensors))}; an SAE with "
+            f"{activation} has {', '.join(wanted)}"
+        )
+    return {name: tensor.float() for name, tensor in tensors.items()}

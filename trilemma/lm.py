@@ -1,0 +1,302 @@
+"""The language model under study: load it, read its activations, splice into it."""
+
+import contextlib
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BLOCK = re.compile(r"blocks\.\d+\.")
+
+
+class LM:
+    """A decoder with TransformerLens's hook names, for reading and for splicing.
+
+    Weights are as published: nothing is folded or centred.
+    """
+
+    def __init__(
+        self, bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._bridge = bridge
+        self._hook_points = bridge.hook_dict
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, dtype: torch.dtype, device: str | torch.device
+    ) -> "LM":
+        """Return the LM in a Hugging Face folder on this machine, without a network.
+
+        Raises:
+            ValueError: there is no such folder, or it lacks something.
+        """
+        folder = _checked_folder(folder)
+        if not any(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"lm.path: {str(folder)!r} holds no .safetensors file; save the model "
+                "with save_pretrained"
+            )
+        with quiet():
+            bridge = TransformerBridge.boot_transformers(
+                str(folder),
+                dtype=dtype,
+                device=device,
+                # The bridge adds tokens to its own copy, so it must not share ours.
+                tokenizer=load_tokenizer(folder),
+            )
+        bridge.eval()
+        bridge.requires_grad_(False)
+        return cls(bridge, load_tokenizer(folder))
+
+    def __repr__(self) -> str:
+        config = self._bridge.cfg
+        return (
+            f"LM({config.architecture}, num_layers={self.num_layers}, "
+            f"d_model={config.d_model}, vocab_size={self.vocab_size}, "
+            f"dtype={config.dtype}, device={self.device})"
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of rows of the input embedding."""
+        return int(self._bridge.W_E.shape[0])
+
+    @property
+    def num_layers(self) -> int:
+        """Return the number of transformer blocks."""
+        return int(self._bridge.cfg.n_layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        device: torch.device = self._bridge.W_E.device
+        return device
+
+    def hook_names(self) -> tuple[str, ...]:
+        """Return every name that a hook may be given by, aliases included."""
+        return tuple(self._hook_points)
+
+    def check_hook(self, hook: str) -> None:
+        """Raise ValueError, with the nearest names, unless the LM has this hook."""
+        if hook not in self._hook_points:
+            nearest = ", ".join(_nearest(hook, self.hook_names()))
+            raise ValueError(
+                f"harvest.hooks: the LM has no hook {hook!r}; nearest: {nearest}"
+            )
+
+    def d_in(self, hook: str) -> int:
+        """Return the width of a hook's activations, found by a tiny forward pass.
+
+        Raises:
+            ValueError: the hook is unknown or has no vector for each token.
+        """
+        batch, pos = 2, 3
+        tokens = torch.zeros(batch, pos, dtype=torch.int64)
+        shape = tuple(self.activations(tokens, (hook,))[hook].shape)
+        if len(shape) != len(("batch", "pos", "d_in")) or shape[:2] != (batch, pos):
+            raise ValueError(
+                f"harvest.hooks: {hook!r} gives shape {shape} for {batch} x {pos} "
+                "tokens; name a hook with one vector for each token, such as "
+                "blocks.0.hook_resid_post"
+            )
+        return int(shape[2])
+
+    @torch.inference_mode()
+    def activations(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Return `[batch, pos, d_in]` of each hook from one forward pass.
+
+        The pass ends as soon as the deepest of the hooks has fired.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keeping(name: str) -> Callable[..., None]:
+            def keep(value: Tensor | tuple[Tensor, ...], *, hook: object) -> None:
+                found[name] = value if isinstance(value, Tensor) else value[0]
+                if len(found) == len(set(hooks)):
+                    raise _AllFoundError
+
+            return keep
+
+        for hook in hooks:
+            self.check_hook(hook)
+        with contextlib.suppress(_AllFoundError):
+            self._run(tokens, [(name, keeping(name)) for name in dict.fromkeys(hooks)])
+        for hook in hooks:
+            if hook not in found:
+                raise ValueError(
+                    f"harvest.hooks: {hook!r} never fires in this LM; name another hook"
+                )
+        return found
+
+    @torch.inference_mode()
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return the logits of the next token, float32."""
+        return self._run(tokens, []).float()
+
+    @torch.inference_mode()
+    def logits_replaced(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hook: str,
+        x_hat: Float[Tensor, "batch pos d_in"],
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return the logits when `x_hat` takes the place of a hook's activations."""
+
+        def replace(value: Tensor | tuple[Tensor, ...], *, hook: object) -> object:
+            if isinstance(value, Tensor):
+                return x_hat.to(value)
+            return (x_hat.to(value[0]), *value[1:])
+
+        self.check_hook(hook)
+        return self._run(tokens, [(hook, replace)]).float()
+
+    @torch.inference_mode()
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        """Return the input embedding, float32."""
+        weight: Tensor = self._bridge.W_E
+        return weight.float()
+
+    def special_ids(self) -> frozenset[int]:
+        """Return the ids of the tokenizer's special tokens."""
+        return special_ids(self.tokenizer)
+
+    def _run(
+        self, tokens: Tensor, hooks: Sequence[tuple[str, Callable[..., object]]]
+    ) -> Tensor:
+        logits: Tensor = self._bridge.run_with_hooks(
+            tokens.to(self.device, torch.int64), fwd_hooks=list(hooks)
+        )
+        return logits
+
+
+class _AllFoundError(Exception):
+    """Ends a forward pass whose remaining layers nobody asked for."""
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a Hugging Face folder, as published."""
+    folder = _checked_folder(folder)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True
+            )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"lm.path: {str(folder)!r} holds no tokenizer that can be read; save one "
+            "beside the model with save_pretrained"
+        ) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids that stand for no text, such as the end of a document."""
+    return frozenset(int(token) for token in tokenizer.all_special_ids)
+
+
+def resolve_hub(repo_id: str, revision: str) -> str:
+    """Return the commit hash of a model on the hub; a full hash stands for itself.
+
+    Without a network, a branch or tag is looked up in the local cache.
+
+    Raises:
+        ValueError: there is no such model, or nobody who could be asked.
+    """
+    if _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        with quiet():
+            path = snapshot_download(
+                repo_id, revision=revision, allow_patterns=["config.json"]
+            )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise _hub_error(repo_id, revision, error) from error
+    return Path(path).name
+
+
+def download_hub(repo_id: str, commit: str) -> Path:
+    """Return the local folder of a model's commit, downloaded where it is missing."""
+    try:
+        with quiet():
+            path = snapshot_download(
+                repo_id,
+                revision=commit,
+                allow_patterns=list(_FILES),
+                ignore_patterns=["*/*"],
+            )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise _hub_error(repo_id, commit, error) from error
+    return Path(path)
+
+
+def folder_digest(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that makes the model what it is, by name."""
+    folder = _checked_folder(folder)
+    digests = {}
+    for path in sorted({path for glob in _FILES for path in folder.glob(glob)}):
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Hugging Face's progress bars inside the block."""
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def _hub_error(repo_id: str, revision: str, error: Exception) -> ValueError:
+    if isinstance(error, LocalEntryNotFoundError):
+        return ValueError(
+            f"lm.id: {repo_id!r} cannot be resolved without a network; set lm.revision "
+            "to a commit hash in the local cache, or use lm.kind=local"
+        )
+    return ValueError(
+        f"lm.id: the hub gives no model {repo_id!r} at revision {revision!r} "
+        f"({type(error).__name__}); check both, and the access of HF_TOKEN"
+    )
+
+
+def _checked_folder(folder: str | Path) -> Path:
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(
+            f"lm.path: no folder {str(folder)!r} with a config.json; name a Hugging "
+            "Face model folder"
+        )
+    return Path(folder)
+
+
+def _nearest(hook: str, names: Sequence[str]) -> list[str]:
+    """Return the three nearest names, of the same block where it exists."""
+    block = _BLOCK.match(hook)
+    same = [name for name in names if block and name.startswith(block.group())]
+    return difflib.get_close_matches(hook, same or names, n=3, cutoff=0.0)

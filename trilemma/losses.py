@@ -1,0 +1,67 @@
+"""Losses of SAE training, as free functions; none depends on the size of a batch."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trilemma import activation_functions, codes
+
+
+def mse(
+    x: Float[Tensor, "batch d_in"], x_hat: Float[Tensor, "batch d_in"]
+) -> Float[Tensor, ""]:
+    """Return the squared error, summed over dimensions, averaged over rows."""
+    return (x_hat - x).square().sum() / len(x)
+
+
+def l1(acts: Float[Tensor, "num"], *, batch: int) -> Float[Tensor, ""]:
+    """Return the sum of a row's activations, averaged over rows.
+
+    Takes the nonzero activations of all rows; decoder rows must have unit norm.
+    Bricken et al. (2023), "Towards monosemanticity", penalty on the code.
+    """
+    return acts.sum() / batch
+
+
+def l0(
+    pre_acts: Float[Tensor, "num"],
+    threshold: Float[Tensor, "num"],
+    *,
+    bandwidth: float,
+    batch: int,
+) -> Float[Tensor, ""]:
+    """Return the latents on in a row, averaged over rows, with a gradient in theta.
+
+    Rajamanoharan et al. (2024), "Jumping ahead", eq. 9 and 12. Takes the entries that
+    are above, or within half a bandwidth of, their threshold.
+    """
+    on = activation_functions.step_ste(pre_acts, threshold, bandwidth=bandwidth)
+    return on.sum() / batch
+
+
+def auxk(
+    residual: Float[Tensor, "batch d_in"],
+    x: Float[Tensor, "batch d_in"],
+    W_enc: Float[Tensor, "d_in num_dead"],
+    b_enc: Float[Tensor, "num_dead"],
+    W_dec: Float[Tensor, "num_dead d_in"],
+    b_dec: Float[Tensor, "d_in"],
+    *,
+    k: int,
+) -> Float[Tensor, ""]:
+    """Return the share of the residual that the k best dead latents leave unexplained.
+
+    Gao et al. (2024), "Scaling and evaluating sparse autoencoders", appendix A.2, over
+    the variance of the residual. Takes the weights of the dead latents alone; the
+    residual x - x_hat is a target, without gradient. A residual without variance gives 0.
+    """
+    residual = residual.detach()
+    with torch.no_grad():
+        pre_acts = torch.addmm(b_enc, x - b_dec, W_enc)
+        support = codes.topk(pre_acts, k)
+        variance = (residual - residual.mean(0)).square().sum() / len(x)
+    values = codes.selected_pre_acts(
+        x, W_enc, b_enc, b_dec, pre_acts=pre_acts, support=support
+    )
+    estimate = codes.decode(torch.relu(values), W_dec, support=support)
+    return (mse(residual, estimate) / variance).nan_to_num(0.0, 0.0, 0.0)

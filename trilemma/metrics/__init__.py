@@ -1,0 +1,1 @@
+"""What is measured of an SAE: one module for each kind of number."""

@@ -1,0 +1,193 @@
+"""The baseline: what measuring any SAE of a hook needs, computed once for them all."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int32, Int64
+from torch import Tensor
+
+from trilemma.config.stages import Evaluation
+from trilemma.metrics import clusters, fidelity, pca
+from trilemma.sequences import Sequences
+
+NUM_PERMUTATIONS = 4
+"""Label permutations whose mean is the null of `n_eff`."""
+
+
+class Rows(NamedTuple):
+    """The counted rows of a batch."""
+
+    x: Float[Tensor, "row d_in"]
+    document: Int64[np.ndarray, " row"]
+    """Index into the baseline's documents."""
+    position: Int64[np.ndarray, " row"]
+    """Which row of the held-out split this is, masked ones counted too."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Facts about the held-out rows of one hook that no SAE changes."""
+
+    documents: Int64[Tensor, " document"]
+    """Ids of the documents, increasing."""
+    num_tokens: int
+    """Rows that count."""
+    mean: Float64[Tensor, " d_in"]
+    """Mean of the held-out rows that count; the centre of `fvu`."""
+    labels: Int32[Tensor, " row"]
+    """int32 label of every held-out row: its context cluster, or true feature; -1
+    where the row does not count."""
+    num_labels: int
+    components: pca.PCA
+    """Principal components of the training rows."""
+    curve: pca.RateCurve
+    """Rate of those components over the rows that rates are measured on."""
+    ce: fidelity.DocumentLosses | None
+    """Clean and ablated cross-entropies; None where there is no LM."""
+
+    def rows(self, batches: Iterable[Sequences]) -> Iterator[Rows]:
+        """Yield the rows that count, batch by batch."""
+        documents, position = self.documents.numpy(), 0
+        for batch in batches:
+            kept = (batch.mask.reshape(-1) == 0).nonzero()[:, 0]
+            document = batch.document.reshape(-1)[kept].numpy()
+            yield Rows(
+                x=batch.x.reshape(-1, batch.x.shape[-1])[kept].float(),
+                document=np.searchsorted(documents, document),
+                position=position + kept.numpy(),
+            )
+            position += batch.mask.numel()
+
+    def permuted_labels(self, *, seed: int) -> Int32[np.ndarray, "permutation row"]:
+        """Return the labels dealt anew among the rows that count, a few times."""
+        counted = self.labels.numpy() >= 0
+        dealt = np.repeat(self.labels.numpy()[None], NUM_PERMUTATIONS, axis=0)
+        for index, row in enumerate(dealt):
+            generator = np.random.default_rng([seed, index])
+            row[counted] = generator.permutation(row[counted])
+        return dealt
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return everything as tensors, as a safetensors file keeps them."""
+        tensors = {
+            "documents": self.documents,
+            "num_tokens": torch.tensor(self.num_tokens),
+            "mean": self.mean,
+            "labels": self.labels,
+            "num_labels": torch.tensor(self.num_labels),
+            **{f"pca.{key}": value for key, value in self.components._asdict().items()},
+            **{f"curve.{key}": value for key, value in self.curve._asdict().items()},
+        }
+        if self.ce is not None:
+            tensors |= {
+                f"ce.{key}": torch.from_numpy(value)
+                for key, value in self.ce._asdict().items()
+            }
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "Baseline":
+        """Return the baseline that `to_tensors` took apart."""
+        ce = None
+        if "ce.sums" in tensors:
+            ce = fidelity.DocumentLosses(
+                tensors["ce.num_tokens"].numpy(), tensors["ce.sums"].numpy()
+            )
+        return cls(
+            documents=tensors["documents"],
+            num_tokens=int(tensors["num_tokens"]),
+            mean=tensors["mean"],
+            labels=tensors["labels"],
+            num_labels=int(tensors["num_labels"]),
+            components=pca.PCA(*(tensors[f"pca.{key}"] for key in pca.PCA._fields)),
+            curve=pca.RateCurve(
+                *(tensors[f"curve.{key}"] for key in pca.RateCurve._fields)
+            ),
+            ce=ce,
+        )
+
+
+@torch.inference_mode()
+def baseline(
+    config: Evaluation,
+    *,
+    eval_batches: Callable[[], Iterator[Sequences]],
+    train_rows: Float[Tensor, "batch d_in"],
+    mean: Float[Tensor, " d_in"],
+    lm: fidelity.SplicedLM | None,
+    hook: str,
+) -> Baseline:
+    """Return what evaluating the SAEs of a hook needs beside each SAE itself.
+
+    `train_rows` is a bounded sample of unmasked training rows and `mean` the mean of
+    all of them. Without an LM, a token id is the label of its row (for a toy: which
+    true feature is the strongest), and there are no cross-entropies.
+    """
+    centre = mean.double()
+    seen = _Split(centre, config.rate_tokens)
+    for batch in eval_batches():
+        seen.add(batch)
+    if seen.num_tokens == 0:
+        raise ValueError(
+            "evaluation: every held-out row is masked; hold out more text by "
+            "corpus.eval_fraction"
+        )
+    tokens, document = torch.cat(seen.tokens), torch.cat(seen.document)
+    counted = torch.cat(seen.counted)
+    documents = torch.from_numpy(np.unique(document.numpy()))
+    ce = None
+    if lm is None:
+        labels, num_labels = tokens.reshape(-1).int(), int(tokens.max()) + 1
+    else:
+        labels = clusters.labels(
+            tokens, document, counted, embedding=lm.embedding().cpu(),
+            context_tokens=config.context_tokens, num_clusters=config.num_clusters,
+            seed=config.seed,
+        )
+        num_labels = config.num_clusters
+        ce = fidelity.ablations(
+            lm, eval_batches(), hook=hook, mean=mean.float(),
+            documents=documents.numpy(), num_seqs=config.ce_seqs,
+            batch_seqs=config.batch_seqs,
+        )
+    components = pca.fit(train_rows, mean=centre)
+    return Baseline(
+        documents=documents,
+        num_tokens=seen.num_tokens,
+        mean=centre + seen.shift / seen.num_tokens,
+        labels=labels.where(counted.reshape(-1), -1),
+        num_labels=num_labels,
+        components=components,
+        curve=pca.rate_curve(components, torch.cat(seen.sample)),
+        ce=ce,
+    )
+
+
+class _Split:
+    """What is kept of the held-out rows: all tokens, and a bounded sample of x."""
+
+    def __init__(self, centre: Float64[Tensor, " d_in"], sample_rows: int) -> None:
+        self.centre = centre
+        self.left = sample_rows
+        self.num_tokens = 0
+        self.shift = torch.zeros_like(centre)
+        self.tokens: list[Tensor] = []
+        self.document: list[Tensor] = []
+        self.counted: list[Tensor] = []
+        self.sample: list[Tensor] = []
+
+    def add(self, batch: Sequences) -> None:
+        counted = batch.mask == 0
+        x = batch.x[counted].float()
+        self.num_tokens += len(x)
+        # About the training mean, so that a large common offset costs no digits.
+        self.shift += (x.double() - self.centre).sum(0)
+        self.tokens.append(batch.tokens)
+        self.document.append(batch.document)
+        self.counted.append(counted)
+        if self.left > 0:
+            self.sample.append(x[: self.left])
+            self.left -= len(self.sample[-1])

@@ -1,0 +1,63 @@
+"""What a pass over held-out rows needs of an SAE, and the control that is cut to k."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Coder(Protocol):
+    """A code for activations that is decoded linearly, up to a constant."""
+
+    @property
+    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:
+        """Return what each latent adds to the reconstruction, one row a latent."""
+
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the activations of the latents."""
+
+    def decode(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
+        """Return the reconstruction."""
+
+
+class Autoencoder(Coder, Protocol):
+    """A coder whose encoder is one affine map before its activation function."""
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+        """Return the encoder's weights."""
+
+    @property
+    def b_enc(self) -> Float[Tensor, " d_sae"]:
+        """Return the encoder's bias."""
+
+    @property
+    def b_dec(self) -> Float[Tensor, " d_in"]:
+        """Return the decoder's bias, which the encoder subtracts."""
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """An SAE whose own activation function is replaced by the k largest latents."""
+
+    sae: Autoencoder
+    k: int
+    """Latents that each row keeps; fewer where fewer are positive."""
+
+    @property
+    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:
+        """Return the decoder of the SAE."""
+        return self.sae.W_dec
+
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the k largest of the rectified activations; the others are zero."""
+        sae = self.sae
+        acts = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).relu()
+        values, indices = acts.topk(self.k, dim=-1, sorted=False)
+        return torch.zeros_like(acts).scatter(-1, indices, values)
+
+    def decode(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
+        """Return the reconstruction of the SAE."""
+        return self.sae.decode(acts)
