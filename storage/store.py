@@ -110,8 +110,7 @@ class Store:
     def read(self, hook: str, start: int, stop: int) -> Tensor:
         """Return rows `[start, stop)` of a hook, `[rows, d_in]`, in the stored dtype."""
         values = np.asarray(self._array(hook, "activations")[start:stop])
-        tensor = torch.from_numpy(values)
-        return tensor.view(torch.bfloat16) if self.dtypes[hook] == "bfloat16" else tensor
+        return as_tensor(values, self.dtypes[hook])
 
     def mask(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Return the mask of rows `[start, stop)`; 0 where a row counts."""
@@ -175,6 +174,12 @@ class Store:
 def torch_dtype(name: str) -> torch.dtype:
     """Return torch's dtype of a stored dtype's name."""
     return _TORCH[name]
+
+
+def as_tensor(values: npt.NDArray[Any], dtype: str) -> Tensor:
+    """Return stored values as the tensor they stand for, sharing memory."""
+    tensor = torch.from_numpy(values)
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
 def _as_array(node: Any) -> "zarr.Array[Any]":  # zarr types a member as Array | Group

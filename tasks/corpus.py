@@ -1,8 +1,7 @@
 """The `corpus` stage: text to shuffled rows of tokens, split by document."""
 
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ from trilemma import corpus as library
 from trilemma.lm import read_vocab_size
 
 INFO = "corpus.json"
-SPLITS = ("train", "eval")
+Split = Literal["train", "eval"]
+SPLITS: tuple[Split, ...] = ("train", "eval")
 _BYTES_PER_TOKEN = 12
 _UNKNOWN_TOKENS = 10_000_000
 
@@ -55,10 +55,7 @@ def _body(work: stage.Work) -> None:
     config = work.plan.run.corpus
     assert config is not None
     source = lm.folder(work.plan)
-    built = library.build(
-        config, source, vocab_size=read_vocab_size(source),
-        num_workers=os.cpu_count() or 1,
-    )
+    built = library.build(config, source, vocab_size=read_vocab_size(source))
     target = work.folder(step)
     info: dict[str, Any] = dict(built.info)
     for split, packed in zip(SPLITS, (built.train, built.eval), strict=True):

@@ -103,6 +103,7 @@ def _member_body(work: stage.Work) -> None:
             control: {k: v._asdict() for k, v in scalars.items()}
             for control, scalars in result.controls.items()
         },
+        "details": result.details,
     })
     tables.write(target / LATENTS, result.latents)
     headline = ("rate_bits", "fvu", "l0", "polysemanticity")

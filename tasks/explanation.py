@@ -44,7 +44,9 @@ def _body(work: stage.Work) -> None:
     config = plan.run.explanation
     columns = evaluation.read_latents(step.parents["evaluation"])
     density = np.array(columns["density"])
-    latents = library.sample_latents(density, num=config.num_latents, seed=config.seed)
+    latents = library.sample_latents(
+        density, num=config.num_latents, seed=config.seed
+    ).tolist()
     path = work.folder(step) / EXPLANATIONS
     path.touch()
     _drop_torn_line(path)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +15,15 @@ from prefect.states import State
 from torch import Tensor
 
 from storage import artifacts, durable, home
-from storage.store import Store, torch_dtype
+from storage.store import Store, as_tensor, torch_dtype
 from storage.store_writer import HookChunk, Layout, StoreWriter
 from tasks import corpus, interruption, lm, progress, stage
-from tasks.corpus import SPLITS, Rows
+from tasks.corpus import SPLITS, Rows, Split
 from tasks.plan import Plan
 from trilemma import harvest as library
 from trilemma import toy
 from trilemma.config import TOY_HOOK
+from trilemma.config.sources import Dtype, Toy
 from trilemma.sequences import MASK_HIGH_NORM
 
 _FEATURES = "features.npy"
@@ -35,9 +37,8 @@ class Source(NamedTuple):
 
     rows: dict[str, Rows]
     widths: dict[str, int]
-    special_ids: frozenset[int]
-    has_first: bool
-    """True where the first row of a sequence is unlike the others, as in an LM."""
+    masks: dict[str, npt.NDArray[np.uint8]]
+    """For each split `[num_seqs, ctx]`, 0 where a row counts as far as is known."""
     provenance: dict[str, Any]
     readers: dict[str, Reader]
     """For each split, `(tokens, first sequence) -> activations of each hook`."""
@@ -84,13 +85,11 @@ def _body(work: stage.Work) -> None:
 
 
 def _write_split(
-    plan: Plan, target: Any, split: str, source: Source, layout: Layout,
+    plan: Plan, target: Path, split: str, source: Source, layout: Layout,
     asked: Callable[[], bool],
 ) -> dict[str, artifacts.File]:
     rows = source.rows[split]
-    mask = library.mask_rows(
-        rows.tokens, rows.document, source.special_ids, has_first=source.has_first
-    ).reshape(-1)
+    mask = source.masks[split].reshape(-1)
     writer = StoreWriter(
         target, split, layout,
         tokens=np.asarray(rows.tokens), document=np.asarray(rows.document), mask=mask,
@@ -107,7 +106,7 @@ def _write_split(
                 np.asarray(rows.tokens[sequences]), sequences.start
             )
             writer.write_chunk(index, {
-                hook: _stored(x, hook, layout.dtype) for hook, x in hooks.items()
+                hook: _stored(x, plan.run.store.dtype) for hook, x in hooks.items()
             })
             written = writer.rows(index).stop
             seconds = max(time.monotonic() - began, 1e-9)
@@ -121,10 +120,10 @@ def _write_split(
     return known
 
 
-def _stored(x: Tensor, hook: str, dtype: str) -> HookChunk:
+def _stored(x: Tensor, dtype: Dtype) -> HookChunk:
     """Return a chunk in the stored dtype, with the norms of what is stored."""
-    values = library.to_store(x, dtype, hook=hook)
-    return HookChunk(values, library.norms(library.from_store(values, dtype)))
+    values = library.to_store(x, dtype)
+    return HookChunk(values, library.norms(as_tensor(values, dtype)))
 
 
 def _finish(
@@ -141,10 +140,12 @@ def _finish(
     for hook in layout.widths:
         parts = []
         for index in range(writer.num_chunks):
-            x = library.from_store(writer.read_chunk(hook, index), layout.dtype)
+            x = as_tensor(writer.read_chunk(hook, index), layout.dtype)
             parts.append(library.chunk_statistics(x, full[writer.rows(index)]))
         total = library.reduce_statistics(parts)
-        vectors[hook] = {"mean": total.mean, "variance": total.variance}
+        vectors[hook] = {
+            "mean": total.mean.numpy(), "variance": total.variance.numpy()
+        }
         scalars[hook] = {
             "count": total.count, "mean_squared_norm": total.mean_squared_norm,
             "max_abs": total.max_abs,
@@ -165,12 +166,15 @@ def _lm_source(plan: Plan) -> Source:
             model, tokens, config.hooks, batch_seqs=config.batch_seqs
         )
 
+    rows = {split: corpus.read(plan, split) for split in SPLITS}
     corpus_step, lm_step = plan.step("corpus"), plan.step("lm")
     return Source(
-        rows={split: corpus.read(plan, split) for split in SPLITS},
+        rows=rows,
         widths={hook: model.d_in(hook) for hook in config.hooks},
-        special_ids=model.special_ids(),
-        has_first=True,
+        masks={
+            split: library.mask_rows(np.asarray(found.tokens), model.special_ids())
+            for split, found in rows.items()
+        },
         provenance={
             "lm": lm_step.section, "lm_key": lm_step.key, "lm_dtype": config.lm_dtype,
             "lm_processing": "none", "corpus": corpus_step.section,
@@ -195,13 +199,14 @@ def _toy_source(plan: Plan) -> Source:
         )
         readers[split] = _toy_reader(config, split)
     return Source(
-        rows=rows, widths={TOY_HOOK: config.d_in}, special_ids=frozenset(),
-        has_first=False, provenance={"toy": config.model_dump(mode="json")},
+        rows=rows, widths={TOY_HOOK: config.d_in}, 
+        masks={k: np.zeros(found.tokens.shape, np.uint8) for k, found in rows.items()},
+        provenance={"toy": config.model_dump(mode="json")},
         readers=readers,
     )
 
 
-def _toy_reader(config: Any, split: str) -> Reader:
+def _toy_reader(config: Toy, split: Split) -> Reader:
     def read(tokens: npt.NDArray[np.int32], first: int) -> Mapping[str, Tensor]:
         drawn = toy.sample(
             config, split=split, start=first * config.ctx, num=tokens.size

@@ -8,11 +8,12 @@ from prefect.logging import get_run_logger
 from prefect.states import State
 
 from storage import artifacts, durable
+from storage.store import torch_dtype
 from tasks import environment, progress, stage
 from tasks.plan import Plan
-from trilemma import embedded, pins
+from trilemma import embedded
+from trilemma import lm as library
 from trilemma.config.sources import Dtype, EmbeddedLM, HubLM, LocalLM
-from trilemma.lm import LM
 
 CARD = "card.json"
 _MODEL = "model"
@@ -41,15 +42,16 @@ def folder(plan: Plan) -> Path:
         artifacts.check_sizes(step.folder, manifest)
         return step.folder / _MODEL
     if isinstance(config, HubLM):
-        return pins.download_model(config.id, plan.pinned["lm"])
+        return library.download_hub(config.id, plan.pinned["lm"])
     assert isinstance(config, LocalLM)
     return Path(config.path)
 
 
-def load(plan: Plan, *, dtype: Dtype) -> LM:
+def load(plan: Plan, *, dtype: Dtype) -> library.LM:
     """Return the run's LM, ready to read activations from."""
-    return LM.load(
-        folder(plan), dtype=dtype, device=environment.device(plan.run.compute)
+    return library.LM.load(
+        folder(plan), dtype=torch_dtype(dtype),
+        device=environment.device(plan.run.compute),
     )
 
 
@@ -61,7 +63,7 @@ def _body(work: stage.Work) -> None:
         card = _train(config, target / _MODEL)
     else:
         source = folder(work.plan)
-        card = {"kind": step.section["kind"], "files": pins.folder_digest(str(source))}
+        card = {"kind": step.section["kind"], "files": library.folder_digest(source)}
     durable.write_json(target / CARD, card)
     work.commit(step)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from storage import artifacts
-from trilemma import corpus, embedded, pins
+from trilemma import corpus, embedded
+from trilemma import lm as models
 from trilemma.config import Member, Run
 from trilemma.config.section import Section
 from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
@@ -180,17 +181,17 @@ class _Planner:
         if isinstance(lm, EmbeddedLM):
             return self._dump("lm") | {"text": embedded.text_digest()}
         if isinstance(lm, HubLM):
-            self._pinned["lm"] = pins.resolve_model(lm.id, lm.revision)
+            self._pinned["lm"] = models.resolve_hub(lm.id, lm.revision)
             return self._dump("lm") | {"commit": self._pinned["lm"]}
         assert lm is not None
-        return self._dump("lm") | {"files": pins.folder_digest(lm.path)}
+        return self._dump("lm") | {"files": models.folder_digest(lm.path)}
 
     def _corpus_section(self) -> dict[str, Any]:
         source = self._run.corpus
         if isinstance(source, EmbeddedCorpus):
             return self._dump("corpus") | {"text": embedded.text_digest()}
         if isinstance(source, HubCorpus):
-            self._pinned["corpus"] = pins.resolve_dataset(source.id, source.revision)
+            self._pinned["corpus"] = corpus.source_digest(source)
             return self._dump("corpus") | {"commit": self._pinned["corpus"]}
         assert source is not None
         return self._dump("corpus") | {"files": corpus.source_digest(source)}

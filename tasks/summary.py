@@ -17,7 +17,7 @@ _COLUMNS = (
     ("polysemanticity", "polysem."), ("delta_ce", "delta_ce"),
     ("ce_recovered_zero", "ce_rec_0"), ("dead_fraction", "dead"),
 )
-_WIDTH = 110
+_WIDTH = 170
 
 
 def states(plan: Plan) -> list[dict[str, Any]]:

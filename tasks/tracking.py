@@ -102,7 +102,8 @@ def log_folder(
         TrackingError: the upload failed (W&B itself would say nothing).
     """
     artifact = wandb.Artifact(name, kind, metadata=dict(metadata))
-    artifact.add_dir(str(folder))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        artifact.add_file(str(path), name=path.relative_to(folder).as_posix())
     logged = run.log_artifact(artifact)
     if not run.offline:
         try:

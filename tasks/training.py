@@ -89,7 +89,8 @@ def _train_hook(
         for step in steps:
             member = library.Member(
                 plan.member(step.name).config, shared,
-                start=start, num_steps=num_steps, device=device,
+                start=start, num_steps=num_steps, key=step.name,
+                device=device,
             )
             saved = checkpoints.latest(work.folder(step) / _CHECKPOINTS)
             if saved is not None:
@@ -130,7 +131,7 @@ def _steps(
             for trainee in [t for t in active if t.member.step_index == index]:
                 try:
                     row = trainee.member.step(x)
-                except library.NonFiniteLoss as error:
+                except library.NonFiniteLossError as error:
                     work.fail(trainee.step, error)
                     active.remove(trainee)
                     continue

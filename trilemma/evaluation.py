@@ -146,7 +146,7 @@ class _Bench:
         found = self.baseline.components
         measured = self.measure(pca.QuantisedPCA(
             mean=found.mean.float().to(device),
-            components=found.components.float().to(device), width=width,
+            W_dec=found.components.float().to(device), width=width,
         ))
         codes = measured.sample.codes
         symbol = np.rint(codes.value.astype(np.float64) / width).astype(np.int64)

@@ -8,20 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from trilemma import hub
+
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOCK = re.compile(r"blocks\.\d+\.")
 
 
@@ -211,44 +206,27 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def read_vocab_size(folder: str | Path) -> int:
+    """Return the vocabulary of the LM in a folder, without loading its weights."""
+    settings = AutoConfig.from_pretrained(
+        str(_checked_folder(folder)), local_files_only=True
+    )
+    return int(settings.get_text_config().vocab_size)
+
+
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that stand for no text, such as the end of a document."""
     return frozenset(int(token) for token in tokenizer.all_special_ids)
 
 
 def resolve_hub(repo_id: str, revision: str) -> str:
-    """Return the commit hash of a model on the hub; a full hash stands for itself.
-
-    Without a network, a branch or tag is looked up in the local cache.
-
-    Raises:
-        ValueError: there is no such model, or nobody who could be asked.
-    """
-    if _COMMIT.fullmatch(revision):
-        return revision
-    try:
-        with quiet():
-            path = snapshot_download(
-                repo_id, revision=revision, allow_patterns=["config.json"]
-            )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise _hub_error(repo_id, revision, error) from error
-    return Path(path).name
+    """Return the commit hash of a model on the hub; see `hub.resolve`."""
+    return hub.resolve(repo_id, revision, kind="model")
 
 
 def download_hub(repo_id: str, commit: str) -> Path:
     """Return the local folder of a model's commit, downloaded where it is missing."""
-    try:
-        with quiet():
-            path = snapshot_download(
-                repo_id,
-                revision=commit,
-                allow_patterns=list(_FILES),
-                ignore_patterns=["*/*"],
-            )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise _hub_error(repo_id, commit, error) from error
-    return Path(path)
+    return hub.download_model(repo_id, commit, files=_FILES)
 
 
 def folder_digest(folder: str | Path) -> dict[str, str]:
@@ -263,7 +241,7 @@ def folder_digest(folder: str | Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Hugging Face's progress bars inside the block."""
+    """Silence the progress bars of loading and saving inside the block."""
     if not transformers_logging.is_progress_bar_enabled():
         yield
         return
@@ -272,18 +250,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         transformers_logging.enable_progress_bar()
-
-
-def _hub_error(repo_id: str, revision: str, error: Exception) -> ValueError:
-    if isinstance(error, LocalEntryNotFoundError):
-        return ValueError(
-            f"lm.id: {repo_id!r} cannot be resolved without a network; set lm.revision "
-            "to a commit hash in the local cache, or use lm.kind=local"
-        )
-    return ValueError(
-        f"lm.id: the hub gives no model {repo_id!r} at revision {revision!r} "
-        f"({type(error).__name__}); check both, and the access of HF_TOKEN"
-    )
 
 
 def _checked_folder(folder: str | Path) -> Path:

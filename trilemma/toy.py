@@ -67,6 +67,11 @@ def sample(
     )
 
 
+def token_text(config: Toy) -> list[str]:
+    """Return what stands for each value of `strongest`: `f` and the feature's number."""
+    return ["none", *(f"f{index}" for index in range(config.num_features))]
+
+
 def _check(config: Toy) -> None:
     density, together = config.density, config.co_occurrence
     lowest = max(0.0, (2 * density - 1) / density)

@@ -348,7 +348,7 @@ class Member:
         row = StepRow(
             step=step,
             tokens=self._tokens,
-            loss=float(terms.loss),
+            loss=float(terms.loss.detach()),
             fvu=float(terms.fvu),
             l0=float(terms.on.sum()) / batch,
             dead_fraction=float(is_dead.double().mean()),

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.report import definitions
 from tasks.report.records import MemberReport, Report
 
 _FAMILY = pa.schema(
@@ -90,11 +91,15 @@ def _latents(report: Report) -> pa.Table:
 
 
 def _explained(member: MemberReport) -> tuple[dict[int, str], dict[int, float]]:
-    texts = {e["latent"]: e["text"] for e in member.explanations}
-    scores = {
-        e["latent"]: e["scores"]["predicate_f1"]["value"]
+    texts = {
+        e["latent"]: e["text"]
         for e in member.explanations
-        if "predicate_f1" in e["scores"]
+        if e["status"] == definitions.EXPLAINED
+    }
+    scores = {
+        e["latent"]: e["scores"][definitions.F1]["value"]
+        for e in member.explanations
+        if definitions.F1 in e["scores"]
     }
     return texts, scores
 

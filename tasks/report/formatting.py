@@ -6,6 +6,8 @@ from collections.abc import Callable
 from trilemma.metrics.scalar import Scalar
 
 MISSING = "\N{EN DASH}"
+_SMALL = 1e-3
+"""Numbers below this are written with three significant digits."""
 _VISIBLE = str.maketrans(
     {
         " ": "\N{MIDDLE DOT}",
@@ -77,12 +79,12 @@ def _width(scalar: Scalar) -> float | None:
 def _writer(scale: float, width: float | None) -> Callable[[float], str]:
     """Return how to write numbers of this scale: two digits of the width, if any."""
     if width is None or width <= 0:
-        if scale == 0 or (float(scale).is_integer() and abs(scale) < 1e15):
+        if scale == 0 or float(scale).is_integer():
             return lambda x: f"{x:,.0f}"
         digit = 10.0 ** (math.floor(math.log10(abs(scale))) - 2)
     else:
         digit = 10.0 ** (math.floor(math.log10(width)) - 1)
-    if abs(scale) < 1e-3 and digit < 1e-5:
-        return lambda x: f"{x:.2g}"
+    if abs(scale) < _SMALL:
+        return lambda x: f"{x:.3g}"
     decimals = min(6, max(0, -round(math.log10(digit))))
     return lambda x: f"{x:,.{decimals}f}"

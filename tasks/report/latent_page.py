@@ -64,21 +64,25 @@ def pages(member: MemberReport) -> list[LatentPage]:
     """Return a page for each latent of an SAE that was sampled for explanation."""
     order = [explanation["latent"] for explanation in member.explanations]
     rows = {latent: row for row, latent in enumerate(member.column("latent"))}
-    around = zip([None, *order], [*order[1:], None], strict=False)
     return [
-        _page(member, explanation, rows.get(explanation["latent"]), before, after)
-        for explanation, (before, after) in zip(
-            member.explanations, around, strict=True
+        _page(
+            member,
+            explanation,
+            row=rows.get(explanation["latent"]),
+            previous=order[index - 1] if index > 0 else None,
+            following=order[index + 1] if index + 1 < len(order) else None,
         )
+        for index, explanation in enumerate(member.explanations)
     ]
 
 
 def _page(
     member: MemberReport,
     explanation: Json,
+    *,
     row: int | None,
-    before: int | None,
-    after: int | None,
+    previous: int | None,
+    following: int | None,
 ) -> LatentPage:
     scores = tables.scalars(explanation["scores"])
     counts = explanation["histogram"]
@@ -100,8 +104,8 @@ def _page(
         silent=formatting.count(counts["zero"]),
         groups=_groups(explanation),
         is_explained=explanation["status"] == definitions.EXPLAINED,
-        previous=before,
-        next=after,
+        previous=previous,
+        next=following,
     )
 
 

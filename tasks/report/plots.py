@@ -79,7 +79,7 @@ def curves(report: Report) -> list[Plot]:
         ]
         if traces:
             layout = _layout("tokens", title)
-            layout["yaxis"]["type"] = scale
+            layout["yaxis"] |= {"type": scale, "tickformat": "~g"}
             layout["showlegend"] = False
             plots.append(
                 Plot(
@@ -103,32 +103,27 @@ def line_styles(report: Report) -> list[LineStyle]:
     ]
 
 
+class _Point(NamedTuple):
+    name: str
+    x: float
+    y: float
+    x_scalar: Scalar
+    y_scalar: Scalar
+
+
 def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Figure]:
     trained = [member for member in members if not member.is_control]
-    kinds = list(dict.fromkeys(member.kind for member in trained))
     everyone = _points([(m.name, m.scalars()) for m in trained], x, y)
-    middle = statistics.fmean([*(x.value for _, x, _ in everyone if x.value), 0.0])
-    is_labelled = len(trained) <= _MAX_LABELLED
+    middle = (everyone[0].x + everyone[-1].x) / 2 if everyone else 0.0
     traces = []
-    for index, kind in enumerate(kinds):
-        family = [member for member in trained if member.kind == kind]
-        points = _points([(m.name, m.scalars()) for m in family], x, y)
-        if not points:
-            continue
-        colour = COLOURS[index % len(COLOURS)]
-        trace = _trace(definitions.KIND_LABELS.get(kind, kind), points)
-        trace["mode"] = "lines+markers+text" if is_labelled else "lines+markers"
-        trace["text"] = [name.removeprefix(f"{kind}-") for name, _, _ in points]
-        trace["textposition"] = _label_sides(points, index, middle)
-        trace["textfont"] = {"color": colour}
-        trace["cliponaxis"] = False
-        trace["line"] = {"color": colour, "width": 1.5}
-        trace["marker"] = {
-            "color": colour,
-            "size": 10,
-            "symbol": SYMBOLS[index % len(SYMBOLS)],
-        }
-        traces.append(trace)
+    for index, kind in enumerate(dict.fromkeys(member.kind for member in trained)):
+        family = [(m.name, m.scalars()) for m in trained if m.kind == kind]
+        points = _points(family, x, y)
+        if points:
+            trace = _family_trace(kind, points, index=index, middle=middle)
+            if len(trained) > _MAX_LABELLED:
+                trace["mode"] = "lines+markers"
+            traces.append(trace)
     controls = [(m.name, m.scalars()) for m in members if m.is_control]
     pca = [(f"PCA at the rate of {m.name}", m.control("pca")) for m in trained]
     for label, rows, symbol, dash in (
@@ -137,49 +132,74 @@ def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Fig
     ):
         points = _points(rows, x, y)
         if points:
-            trace = _trace(label, points)
-            trace["mode"] = "lines+markers"
-            trace["line"] = {"color": CONTROL_COLOUR, "width": 1.5, "dash": dash}
-            trace["marker"] = {
-                "color": CONTROL_COLOUR,
-                "size": 10,
-                "symbol": symbol,
-                "line": {"width": 2},
-            }
-            traces.append(trace)
+            line = {"color": CONTROL_COLOUR, "width": 1.5, "dash": dash}
+            trace = _trace(label, points, line=line, symbol=symbol)
+            traces.append(trace | {"mode": "lines+markers"})
     return traces
+
+
+def _family_trace(
+    kind: str, points: Sequence[_Point], *, index: int, middle: float
+) -> Figure:
+    """Return SAEs of one kind, each label on its point's inner side."""
+    colour = COLOURS[index % len(COLOURS)]
+    height = ("top", "bottom")[index % 2]
+    trace = _trace(
+        definitions.KIND_LABELS.get(kind, kind),
+        points,
+        line={"color": colour, "width": 1.5},
+        symbol=SYMBOLS[index % len(SYMBOLS)],
+    )
+    return trace | {
+        "mode": "lines+markers+text",
+        "text": [point.name.removeprefix(f"{kind}-") for point in points],
+        "textposition": [
+            f"{height} {'left' if point.x > middle else 'right'}" for point in points
+        ],
+        "textfont": {"color": colour},
+    }
 
 
 def _points(
     rows: Sequence[tuple[str, dict[str, Scalar]]], x: str, y: str
-) -> list[tuple[str, Scalar, Scalar]]:
-    """Return (name, x, y) of the rows that have both, from left to right."""
-    points = [
-        (name, scalars[x], scalars[y])
-        for name, scalars in rows
-        if x in scalars
-        and y in scalars
-        and scalars[x].value is not None
-        and scalars[y].value is not None
-    ]
-    return sorted(points, key=lambda point: point[1].value or 0.0)
+) -> list[_Point]:
+    """Return the rows that have both values, from left to right."""
+    points = []
+    for name, scalars in rows:
+        across, up = scalars.get(x), scalars.get(y)
+        if across is None or up is None:
+            continue
+        if across.value is not None and up.value is not None:
+            points.append(_Point(name, across.value, up.value, across, up))
+    return sorted(points, key=lambda point: point.x)
 
 
-def _trace(label: str, points: Sequence[tuple[str, Scalar, Scalar]]) -> Figure:
+def _trace(
+    label: str, points: Sequence[_Point], *, line: Figure, symbol: str
+) -> Figure:
     return {
         "type": "scatter",
         "name": label,
-        "x": [x.value for _, x, _ in points],
-        "y": [y.value for _, _, y in points],
-        "error_x": _error([x for _, x, _ in points]),
-        "error_y": _error([y for _, _, y in points]),
-        "customdata": [name for name, _, _ in points],
+        "x": [point.x for point in points],
+        "y": [point.y for point in points],
+        "error_x": _error([point.x_scalar for point in points]),
+        "error_y": _error([point.y_scalar for point in points]),
+        "customdata": [point.name for point in points],
         "hovertemplate": "<b>%{customdata}</b><br>x %{x:.4g}<br>y %{y:.4g}"
         "<extra></extra>",
+        "line": line,
+        "marker": {
+            "color": line["color"],
+            "size": 10,
+            "symbol": symbol,
+            "line": {"width": 2 if symbol.endswith("open") else 0},
+        },
+        "cliponaxis": False,
     }
 
 
 def _error(scalars: Sequence[Scalar]) -> Figure:
+    """Return bars from the value to the ends of its interval, if it has one."""
     above, below = [], []
     for value, low, high, *_ in scalars:
         above.append(None if value is None or high is None else high - value)

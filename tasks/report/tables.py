@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tasks.report import comparison, definitions, formatting
 from tasks.report.comparison import Subject, Verdict
 from tasks.report.definitions import Definition
-from tasks.report.records import MemberReport, Report
+from tasks.report.records import Json, MemberReport, Report
 from trilemma.metrics.scalar import Scalar
 
 
@@ -181,7 +181,7 @@ def latents(report: Report) -> list[LatentRow]:
                     density=plain(
                         explanation["density"], "share of tokens it fires on"
                     ),
-                    is_explained=explanation["status"] == definitions.EXPLAINED,
+                    is_explained=_is_explained(explanation),
                     text=explanation["text"],
                     f1=cell(scores.get(definitions.F1)),
                     shuffled=cell(scores.get(definitions.SHUFFLED_F1)),
@@ -201,7 +201,7 @@ def explained(report: Report) -> list[ExplainedRow]:
                 ExplainedRow(
                     member.name,
                     len(scored),
-                    len(f1s),
+                    sum(map(_is_explained, member.explanations)),
                     _median(f1s),
                     _median(_values(scored, definitions.SHUFFLED_F1)),
                 )
@@ -223,13 +223,17 @@ def scalars(scores: Mapping[str, Mapping[str, object]]) -> dict[str, Scalar]:
     return {name: Scalar(**value) for name, value in scores.items()}  # type: ignore[arg-type]
 
 
+def _is_explained(explanation: Json) -> bool:
+    return bool(explanation["status"] == definitions.EXPLAINED)
+
+
 def _values(scored: Sequence[Mapping[str, Scalar]], name: str) -> list[float]:
     found = [scores[name].value for scores in scored if name in scores]
     return [value for value in found if value is not None]
 
 
 def _median(values: Sequence[float]) -> Cell:
-    recipe = f"median over {len(values)} sampled latents"
+    recipe = f"median over the {len(values)} sampled latents that have a score"
     return plain(statistics.median(values), recipe) if values else plain(None)
 
 

@@ -80,7 +80,7 @@ def _apply(values: dict[str, Any], word: str) -> None:
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise ProfileError(f"{key}: found {node!r}, which has no parts")
+        raise ProfileError(f"{'.'.join(parents)}: found {node!r}, which has no parts")
 
 
 def _index(items: list[Any], part: str, where: str) -> int:

@@ -144,7 +144,8 @@ class Run(Section):
                 variants.append(_SAE.validate_python(sae.model_dump() | changes))
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(f"grid: found {changes}; {first['msg']}") from error
+                message = first["msg"].removeprefix("Value error, ")
+                raise ValueError(f"grid: found {changes}; {message}") from error
         return variants
 
     def _hook(self, config: SAEConfig, index: int) -> str:

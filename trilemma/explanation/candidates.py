@@ -216,7 +216,7 @@ def is_informative(tally: Tally, *, counts: Counts) -> Bool[np.ndarray, "code"]:
     evidence = special.rel_entr(hits, tally.predicted * rate) + special.rel_entr(
         misses, tally.predicted * (1 - rate)
     )
-    num_codes = max(np.count_nonzero(tally.predicted), 1)
+    num_codes = max(int(np.count_nonzero(tally.predicted)), 1)
     is_likelier = hits * (num_open - firing) >= MIN_ODDS_RATIO * misses * firing
     informative: np.ndarray = (
         is_likelier & (hits > 0) & (evidence > math.log(num_codes / CHANCE))

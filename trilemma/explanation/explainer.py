@@ -1,6 +1,6 @@
 """Explainers: from the evidence of a latent to an explanation of when it fires."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Explanation(NamedTuple):
     """Ids of the documents that it was made from; none of them may score it."""
 
 
+@runtime_checkable
 class Explainer(Protocol):
     """Anything that explains a latent from its evidence."""
 

@@ -1,7 +1,7 @@
 """Scorers: raw judgements on documents no explanation has seen, and their scores."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Judgement(NamedTuple):
     """Sum of all activations."""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Anything that tests an explanation of a latent on its score split."""
 
@@ -72,11 +73,7 @@ class PredicateScorer:
 
 
 def check_split(explained: frozenset[int], scored: frozenset[int]) -> None:
-    """Refuse documents that an explanation was made from and is to be scored on.
-
-    Raises:
-        LeakedSplitError: some document stands on both sides.
-    """
+    """Raise `LeakedSplitError` if a document is both explained from and scored on."""
     leaked = sorted(explained & scored)
     if leaked:
         raise LeakedSplitError(

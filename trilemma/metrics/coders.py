@@ -12,7 +12,7 @@ class Coder(Protocol):
     """A code for activations that is decoded linearly, up to a constant."""
 
     @property
-    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:
+    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:  # noqa: N802 (the field's name)
         """Return what each latent adds to the reconstruction, one row a latent."""
 
     def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
@@ -26,7 +26,7 @@ class Autoencoder(Coder, Protocol):
     """A coder whose encoder is one affine map before its activation function."""
 
     @property
-    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802
         """Return the encoder's weights."""
 
     @property
@@ -47,7 +47,7 @@ class Strongest:
     """Latents that each row keeps; fewer where fewer are positive."""
 
     @property
-    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:
+    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:  # noqa: N802 (the field's name)
         """Return the decoder of the SAE."""
         return self.sae.W_dec
 

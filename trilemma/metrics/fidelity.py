@@ -95,8 +95,7 @@ def splices(
         flat = batch.x.reshape(-1, batch.x.shape[-1]).to(device)
         x_hat = coder.decode(coder.encode(flat)).to(batch.x.device)
         logits = _spliced(lm, hook, batch, x_hat.reshape(batch.x.shape))
-        kl, agree = _divergence(lm.logits(batch.tokens), logits)
-        return torch.stack([_cross_entropy(logits, batch.tokens[:, 1:]), kl, agree], -1)
+        return _comparison(lm.logits(batch.tokens), logits, batch.tokens[:, 1:])
 
     return _document_losses(
         losses, _first(batches, num_seqs, batch_seqs), documents, num_columns=3
@@ -120,15 +119,21 @@ def _cross_entropy(
     ]).double()
 
 
-def _divergence(
-    clean: Float[Tensor, "batch pos vocab"], other: Float[Tensor, "batch pos vocab"]
-) -> tuple[Float64[Tensor, "batch last"], Float64[Tensor, "batch last"]]:
-    kls, agrees = [], []
-    for p_logits, q_logits in zip(clean[:, :-1], other[:, :-1], strict=True):
-        gap = (p_logits.softmax(-1) * (p_logits - q_logits)).sum(-1)
-        kls.append((gap - p_logits.logsumexp(-1) + q_logits.logsumexp(-1)).cpu())
-        agrees.append((p_logits.argmax(-1) == q_logits.argmax(-1)).cpu())
-    return torch.stack(kls).double(), torch.stack(agrees).double()
+def _comparison(
+    clean: Float[Tensor, "batch pos vocab"],
+    other: Float[Tensor, "batch pos vocab"],
+    targets: Int64[Tensor, "batch last"],
+) -> Float64[Tensor, "batch last column"]:
+    rows = []
+    for p_row, q_row, target in zip(
+        clean[:, :-1], other[:, :-1], targets.to(other.device), strict=True
+    ):
+        p_total, q_total = p_row.logsumexp(-1), q_row.logsumexp(-1)
+        ce = q_total - q_row.gather(1, target[:, None])[:, 0]
+        kl = (p_row.softmax(-1) * (p_row - q_row)).sum(-1) - p_total + q_total
+        agree = p_row.argmax(-1) == q_row.argmax(-1)
+        rows.append(torch.stack([ce, kl, agree], dim=-1).cpu())
+    return torch.stack(rows).double()
 
 
 def _document_losses(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64, Shaped
 from scipy import special
 
 _LEVEL = 0.95
@@ -94,7 +94,7 @@ def percentile(
     value: float, samples: Float64[np.ndarray, " resample"], *, num_documents: int
 ) -> Interval:
     """Return the value with the middle 95 % of its resampled values."""
-    if num_documents < 2 or len(samples) == 0:
+    if num_documents <= 1 or len(samples) == 0:
         return Interval(value, None, None)
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
@@ -109,20 +109,12 @@ def jackknife(value: float, left_out: Float64[np.ndarray, " block"]) -> Interval
     (Efron and Stein 1981, The jackknife estimate of variance, eq. 1.2).
     """
     num_blocks = len(left_out)
-    if num_blocks < 2:
+    if num_blocks <= 1:
         return Interval(value, None, None)
     spread = float(((left_out - left_out.mean()) ** 2).sum())
     error = float(np.sqrt(spread * (num_blocks - 1) / num_blocks))
     reach = float(special.stdtrit(num_blocks - 1, (1 + _LEVEL) / 2)) * error
     return Interval(value, value - reach, value + reach)
-
-
-def document_blocks(
-    document: Int64[np.ndarray, " row"], *, num_blocks: int
-) -> Int64[np.ndarray, " row"]:
-    """Return the block of each row's document; whole documents stay together."""
-    _, index = np.unique(document, return_inverse=True)
-    return (index % num_blocks).astype(np.int64)
 
 
 def _weights(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 _BITS_PER_DIM = 6
 """The curve ends at this mean rate; a higher one is extrapolated at its slope."""
-_STEP = 2**0.5
-_MAX_STEPS = 80
+_STEP = 2**0.25
+_MAX_STEPS = 120
 
 
 class PCA(NamedTuple):
@@ -42,7 +42,7 @@ def fit(rows: Float[Tensor, "batch d_in"], *, mean: Float64[Tensor, " d_in"]) ->
 
 def rate_curve(pca: PCA, x: Float[Tensor, "batch d_in"]) -> RateCurve:
     """Return the sum of the entropies of the components at a range of bin widths."""
-    scores = ((x.double() - pca.mean) @ pca.components.T).T.contiguous()
+    scores = pca.components.float() @ (x - pca.mean.float()).T
     width = 2 * float(scores.abs().max())
     widths, rates = [], []
     for _ in range(_MAX_STEPS):
@@ -72,31 +72,27 @@ class QuantisedPCA:
     """A code whose latents are the components, rounded to a multiple of the width."""
 
     mean: Float[Tensor, " d_in"]
-    components: Float[Tensor, "d_in d_in"]
+    W_dec: Float[Tensor, "d_in d_in"]
+    """The components, one a row."""
     width: float
-
-    @property
-    def W_dec(self) -> Float[Tensor, "d_in d_in"]:
-        """Return the components, one a row."""
-        return self.components
 
     def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         """Return the rounded scores; most are zero at a low rate."""
-        return ((x - self.mean) @ self.components.T / self.width).round() * self.width
+        return ((x - self.mean) @ self.W_dec.T / self.width).round() * self.width
 
     def decode(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction from rounded scores."""
-        return acts @ self.components + self.mean
+        return acts @ self.W_dec + self.mean
 
 
-def _entropy_bits(scores: Float64[Tensor, "d_in batch"], width: float) -> float:
+def _entropy_bits(scores: Float[Tensor, "d_in batch"], width: float) -> float:
     """Return the sum over components of the entropy of the rounded scores."""
     if width == 0:
         return 0.0
-    symbol = (scores / width).round()
+    symbol = (scores / width).round_().int()
     low = symbol.amin(1)
     span = symbol.amax(1) - low + 1
-    offset = (span.cumsum(0) - span) - low
-    count = torch.bincount((symbol + offset[:, None]).long().reshape(-1))
+    symbol += (span.cumsum(0) - span - low)[:, None]
+    count = torch.bincount(symbol.reshape(-1))
     share = count[count > 0].double() / scores.shape[1]
     return float(-(share * share.log2()).sum())

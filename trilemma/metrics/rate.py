@@ -15,6 +15,8 @@ _LEAST_FVU = 1e-4
 _BISECTIONS = 8
 """Halvings of the last octave, so the width is known to 2^(1/256), or 0.3 %."""
 _MAX_OCTAVES = 60
+_DENSE_KEYS = 1 << 24
+"""Pairs of latent and symbol up to which each has its own counter (128 MiB)."""
 
 
 class Codes(NamedTuple):
@@ -50,7 +52,11 @@ class CodeLength(NamedTuple):
 
 
 def bin_width(
-    codes: Codes, probes: Probes, W_dec: Float[Tensor, "d_sae d_in"], *, tolerance: float
+    codes: Codes,
+    probes: Probes,
+    W_dec: Float[Tensor, "d_sae d_in"],
+    *,
+    tolerance: float,
 ) -> float | None:
     """Return the largest common bin width whose quantisation the SAE can afford.
 
@@ -137,11 +143,13 @@ def code_length(codes: Codes, symbol: Int64[np.ndarray, " entry"]) -> CodeLength
     silence_bits = np.log2(num_rows / np.where(silent > 0, silent, num_rows))
     low = int(symbol.min(initial=0))
     span = int(symbol.max(initial=0)) - low + 1
-    used, which, count = np.unique(
-        codes.latent * span + (symbol - low), return_inverse=True, return_counts=True
-    )
-    extra = np.log2(num_rows / count)[which] - silence_bits[codes.latent]
+    key = codes.latent * span + (symbol - low)
+    if codes.d_sae * span > _DENSE_KEYS:
+        key = np.unique(key, return_inverse=True)[1]
+    count = np.bincount(key)
+    symbol_bits = np.log2(num_rows / np.maximum(count, 1))
+    extra = symbol_bits[key] - silence_bits[codes.latent]
     bits = silence_bits.sum() + np.bincount(codes.row, extra, minlength=num_rows)
-    num_symbols = len(used) + int((silent > 0).sum())
+    num_symbols = int((count > 0).sum()) + int((silent > 0).sum())
     correction = (num_symbols - codes.d_sae) / (2 * num_rows * math.log(2))
     return CodeLength(bits=bits, miller_madow_bits=correction)

@@ -4,8 +4,14 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from trilemma.config.stages import Evaluation
-from trilemma.metrics import distortion, fidelity, intervals, liveness
-from trilemma.metrics import polysemanticity, rate
+from trilemma.metrics import (
+    distortion,
+    fidelity,
+    intervals,
+    liveness,
+    polysemanticity,
+    rate,
+)
 from trilemma.metrics.intervals import Interval
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.tally import NUM_BLOCKS, Tally

@@ -115,7 +115,8 @@ class _Fired(NamedTuple):
 class _Sums:
     """Sums that grow with the documents and the latents, not with the rows.
 
-    `np.add.at` adds one entry after another, so batches leave no trace in the bits.
+    `np.add.at` adds one entry after another, so batches leave no trace in the bits;
+    with one flat index it takes numpy's fast path.
     """
 
     def __init__(self, baseline: Baseline, *, d_sae: int, wanted: Wanted) -> None:
@@ -151,15 +152,19 @@ class _Sums:
         np.add.at(documents.num_firings, document, 1.0)
         if self.score is not None:
             np.add.at(documents.score, document, self.score[latent])
-        np.add.at(latents.num_fired, (block, latent), 1)
+        d_sae = len(latents.sum_acts)
+        place = block * d_sae + latent
+        np.add.at(latents.num_fired.reshape(-1), place, 1)
         np.add.at(latents.sum_acts, latent, size)
         np.maximum.at(latents.max_acts, latent, size)
+        num_labels = latents.mass.shape[2]
         for index, labels in enumerate(self.labels):
-            label = labels[rows.position[fired.row]]
+            label = labels[rows.position][fired.row]
             if index == 0:
-                np.add.at(latents.mass, (block, latent, label), size)
+                np.add.at(latents.mass.reshape(-1), place * num_labels + label, size)
             else:
-                np.add.at(latents.null_mass[index - 1], (latent, label), size)
+                mass = latents.null_mass[index - 1].reshape(-1)
+                np.add.at(mass, latent * num_labels + label, size)
 
 
 class _Sampler:

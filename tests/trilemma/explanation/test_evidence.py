@@ -1,5 +1,7 @@
 """Tests of evidence: verified silence, one example per document, jittered windows."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,7 @@ def test_strata_hold_equal_shares_of_the_firings_in_falling_order(rows: Rows) ->
     sizes = [stratum.num_rows for stratum in strata]
     assert max(sizes) - min(sizes) <= 1
     assert sum(sizes) == groups["top"].num_rows == np.count_nonzero(evidence.acts)
-    for higher, lower in zip(strata, strata[1:], strict=False):
+    for higher, lower in itertools.pairwise(strata):
         assert higher.low is not None and lower.high is not None
         assert higher.low >= lower.high
     for example in evidence.examples:

@@ -1,4 +1,4 @@
-"""Tests of explaining a sample of latents: statuses, controls, resuming, other judges."""
+"""Tests of explaining a sample of latents: statuses, controls, resuming, fakes."""
 
 import json
 from typing import Any
@@ -110,6 +110,14 @@ def test_a_latent_alone_has_no_shuffled_control(
         density=density,
     )
     assert only.shuffled is None and only.scores["shuffled_f1"].value is None
+
+
+def test_a_corpus_of_one_document_leaves_nothing_to_score(
+    config: Settings, text: Any, acts: np.ndarray, density: np.ndarray
+) -> None:
+    alone = text._replace(document=np.zeros_like(text.document))
+    found = run(config, alone, acts, density)
+    assert {each.status for each in found} == {"too_few_examples"}
 
 
 def test_as_dict_is_json_and_holds_what_a_page_needs(

@@ -1,0 +1,485 @@
+"""Tests of the web report: its bytes, its links, its escaping and its marks."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects
+import pyarrow.parquet
+import pytest
+
+from tasks.report import MemberReport, Report, formatting, write
+from tasks.report.comparison import Verdict, subjects, verdict
+from tasks.report.plots import curves, scatters
+from trilemma.metrics.scalar import Scalar
+
+HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
+
+
+def scalar(
+    value: float | None, *, width: float | None = 0.01, unit: str = "1"
+) -> dict[str, Any]:
+    return Scalar(
+        value=value,
+        ci_low=None if value is None or width is None else value - width,
+        ci_high=None if value is None or width is None else value + width,
+        n=1000,
+        unit=unit,
+        method="bootstrap over documents",
+        metric_version=1,
+        seed=0,
+    )._asdict()
+
+
+def explanation(latent: int, *, status: str = "explained") -> dict[str, Any]:
+    is_explained = status == "explained"
+    return {
+        "latent": latent,
+        "density": 0.01,
+        "num_fired": 40,
+        "num_available": 12,
+        "status": status,
+        "text": f"token {HOSTILE}" if is_explained else "too few examples to explain",
+        "terms": [],
+        "scores": {"predicate_f1": scalar(0.7), "shuffled_f1": scalar(0.1)}
+        if is_explained
+        else {},
+        "groups": [
+            {
+                "name": "top",
+                "low": 0.5,
+                "high": 2.0,
+                "num_rows": 40,
+                "num_available": 9,
+            },
+            {"name": "silent", "low": 0, "high": 0, "num_rows": 90, "num_available": 8},
+        ],
+        "examples": [
+            {
+                "group": "top",
+                "document": 31,
+                "seq": 4,
+                "position": 10,
+                "focus": 1,
+                "tokens": ["def", HOSTILE, " x\n"],
+                "acts": [0.0, 2.0, 0.5],
+                "split": "explain",
+            },
+            {
+                "group": "silent",
+                "document": 32,
+                "seq": 5,
+                "position": 0,
+                "focus": 0,
+                "tokens": ["a", "b"],
+                "acts": [0.0, 0.0],
+                "split": "score",
+            },
+        ],
+        "histogram": {"edges": [0.1, 1.0, 10.0], "counts": [30, 10], "zero": 960},
+        "judgements": [[32, 1, 2, 3, 100]],
+    }
+
+
+def member(
+    name: str = "topk-k16", *, fvu: float = 0.3, rate: float = 100.0, **changes: Any
+) -> MemberReport:
+    values: dict[str, Any] = {
+        "name": name,
+        "slug": name,
+        "is_control": False,
+        "config": {"kind": "topk", "k": 16, "lr": None},
+        "metrics": {
+            "rate_bits": scalar(rate, width=1.0, unit="bits/token"),
+            "fvu": scalar(fvu),
+            "polysemanticity": scalar(0.5),
+            "ce_recovered_mean": scalar(None),
+        },
+        "controls": {
+            "pca": {"fvu": scalar(0.5), "rate_bits": scalar(rate, unit="bits/token")},
+            "frozen_random": {"fvu": scalar(0.7)},
+        },
+        "latents": {
+            "latent": [0, 1, 2],
+            "density": [0.01, 0.2, 0.0],
+            "num_fired": [10, 200, 0],
+            "state": ["alive", "alive", "dead"],
+            "max_act": [2.0, 3.0, 0.0],
+            "n_eff": [2.0, 3.0, math.nan],
+            "n_eff_null": [4.0, 4.0, None],
+        },
+        "explanations": [explanation(0), explanation(2, status="too_few_examples")],
+        "curve": [
+            {"step": 1, "tokens": 2048, "fvu": 0.9, "l0": 16.0, "dead_fraction": 0.0},
+            {"step": 2, "tokens": 4096, "fvu": 0.5, "l0": 16.0, "dead_fraction": 0.1},
+        ],
+    }
+    return MemberReport(**(values | changes))
+
+
+def report(*members: MemberReport, **changes: Any) -> Report:
+    values: dict[str, Any] = {
+        "name": "run",
+        "title": "A family",
+        "facts": (("LM", "small"), ("Corpus", HOSTILE)),
+        "caution": "not science",
+        "members": members or (member(), member("topk-k32", fvu=0.2, rate=150.0)),
+        "has_features": False,
+    }
+    return Report(**(values | changes))
+
+
+def written(value: Report, folder: Path) -> dict[str, bytes]:
+    write(value, folder)
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def index(value: Report, folder: Path) -> str:
+    """Return the index page without Plotly's own five megabytes."""
+    page = written(value, folder)["index.html"].decode()
+    return re.sub(r"<script>.{1000000,}?</script>", "", page, flags=re.DOTALL)
+
+
+class Elements(HTMLParser):
+    """Collects every start tag with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def values(self, attribute: str) -> list[str]:
+        return [a[attribute] or "" for _, a in self.found if attribute in a]
+
+
+def test_equal_reports_give_equal_bytes(tmp_path: Path) -> None:
+    assert written(report(), tmp_path / "a") == written(report(), tmp_path / "b")
+
+
+def test_the_folder_holds_pages_and_data(tmp_path: Path) -> None:
+    assert set(written(report(), tmp_path)) == {
+        "family.parquet",
+        "index.html",
+        "latents.parquet",
+        "latents/topk-k16/0.html",
+        "latents/topk-k16/2.html",
+        "latents/topk-k32/0.html",
+        "latents/topk-k32/2.html",
+        "report.json",
+    }
+
+
+def test_every_page_links_only_to_files_of_the_report(tmp_path: Path) -> None:
+    for name, content in written(report(), tmp_path).items():
+        if name.endswith(".html"):
+            elements = Elements(content.decode())
+            targets = elements.values("href") + elements.values("src")
+            files = [t for t in targets if not t.startswith("#")]
+            assert all(((tmp_path / name).parent / t).exists() for t in files), name
+
+
+def test_section_links_point_at_sections(tmp_path: Path) -> None:
+    elements = Elements(index(report(), tmp_path))
+    anchors = [h[1:] for h in elements.values("href") if h.startswith("#")]
+    assert set(anchors) <= set(elements.values("id"))
+
+
+def test_every_explained_latent_is_linked(tmp_path: Path) -> None:
+    links = Elements(index(report(), tmp_path)).values("href")
+    pages = list(tmp_path.glob("latents/*/*.html"))
+    assert {str(p.relative_to(tmp_path)) for p in pages} <= set(links)
+
+
+def test_the_policy_allows_the_scripts_inlined_and_nothing_else(tmp_path: Path) -> None:
+    for name, content in written(report(), tmp_path).items():
+        if not name.endswith(".html"):
+            continue
+        page = content.decode()
+        scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+        digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+        allowed = " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
+        policy = next(
+            attributes["content"]
+            for tag, attributes in Elements(page).found
+            if "http-equiv" in attributes
+        )
+        assert policy == (
+            "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+            f"script-src {allowed}"
+        )
+
+
+def test_plotly_is_inlined_once_and_only_in_the_index(tmp_path: Path) -> None:
+    pages = written(report(), tmp_path)
+    sizes = {name: len(page) for name, page in pages.items()}
+    assert 4_000_000 < sizes.pop("index.html") < 6_000_000
+    assert max(sizes.values()) < 100_000
+
+
+def test_corpus_text_is_escaped_in_every_page(tmp_path: Path) -> None:
+    for name, content in written(report(), tmp_path).items():
+        if name.endswith(".html"):
+            page = content.decode()
+            assert "<script>alert" not in page, name
+            assert "&lt;script&gt;alert" in page, name
+            assert "{{ 7 * 7 }}" in page or "{{·7·*·7·}}" in page, name
+
+
+def test_hostile_names_do_not_break_the_figures(tmp_path: Path) -> None:
+    page = index(report(member("a"), replace(member("b"), name=HOSTILE)), tmp_path)
+    figures = re.search(r'id="figures">(.*?)</script>', page, flags=re.DOTALL)
+    assert figures is not None
+    curve = json.loads(figures[1])["plot-curve-fvu"]
+    assert [trace["name"] for trace in curve["data"]] == ["a", HOSTILE]
+
+
+def test_missing_values_are_shown_as_a_dash(tmp_path: Path) -> None:
+    page = index(report(), tmp_path)
+    row = re.search(r">ce_recovered_mean<.*?</tr>", page, flags=re.DOTALL)
+    assert row is not None
+    assert re.findall(r'class="value">(.*?)<', row[0]) == [formatting.MISSING] * 3
+
+
+@pytest.mark.parametrize(
+    ("pca", "mark"),
+    [(0.2, "PCA wins at equal rate"), (0.31, "PCA as good at equal rate"), (0.5, None)],
+)
+def test_pca_is_marked_where_it_does_as_well(
+    pca: float, mark: str | None, tmp_path: Path
+) -> None:
+    sae = member(fvu=0.3, controls={"pca": {"fvu": scalar(pca)}})
+    page = index(report(sae), tmp_path)
+    found = re.findall(r'class="mark">(.*?)<', page)
+    verdicts = ("control lower", "not told apart")
+    assert [text for text in found if text not in verdicts] == ([mark] if mark else [])
+
+
+@pytest.mark.parametrize(
+    ("random", "is_marked"), [(0.2, True), (0.3, True), (0.5, False)]
+)
+def test_frozen_random_is_marked_where_it_is_not_worse(
+    random: float, is_marked: bool, tmp_path: Path
+) -> None:
+    sae = member(fvu=0.3, controls={"frozen_random": {"fvu": scalar(random)}})
+    page = index(report(sae), tmp_path)
+    assert ("frozen-random not worse at equal l0" in page) is is_marked
+
+
+def test_values_without_intervals_are_compared_alone() -> None:
+    low = Scalar(**scalar(0.2, width=None))
+    high = Scalar(**scalar(0.3, width=None))
+    assert verdict(low, high) is Verdict.SAE_LOWER
+
+
+def test_a_value_that_was_not_measured_is_not_compared() -> None:
+    assert verdict(Scalar(**scalar(None)), Scalar(**scalar(0.3))) is None
+
+
+def test_the_frontier_leaves_out_what_another_sae_dominates() -> None:
+    family = report(
+        member("a", fvu=0.3, rate=100.0),
+        member("b", fvu=0.2, rate=150.0),
+        member("c", fvu=0.35, rate=160.0),
+    )
+    found = {s.name: (s.is_on_frontier, s.dominated_by) for s in subjects(family)}
+    assert found == {
+        "a": (True, None),
+        "b": (True, None),
+        "c": (False, "a"),
+        "PCA": (False, None),
+    }
+
+
+def test_controls_stand_last_and_pca_at_the_rate_of_the_lowest_fvu() -> None:
+    family = report(
+        member("frozen-random", fvu=0.1, is_control=True),
+        member("a", fvu=0.3),
+        member("b", fvu=0.2, controls={"pca": {"fvu": scalar(0.42)}}),
+    )
+    rows = subjects(family)
+    assert [row.name for row in rows] == ["a", "b", "frozen-random", "PCA"]
+    assert rows[-1].metrics["fvu"].value == 0.42
+
+
+def test_figures_are_valid_plotly() -> None:
+    family = report(member("a"), member("frozen-random", is_control=True))
+    plots = [*scatters(family), *curves(family)]
+    assert len(plots) == 6
+    for plot in plots:
+        plotly.graph_objects.Figure(plot.figure)
+
+
+def test_error_bars_reach_the_ends_of_the_interval() -> None:
+    trace = scatters(report(member(rate=100.0)))[0].figure["data"][0]
+    assert (trace["error_x"]["array"], trace["error_x"]["arrayminus"]) == ([1.0], [1.0])
+
+
+def test_a_family_without_controls_curves_or_explanations_has_a_report(
+    tmp_path: Path,
+) -> None:
+    bare = member(metrics={}, controls={}, explanations=[], curve=[], latents={})
+    page = index(report(bare, caution=None), tmp_path)
+    assert "Against the controls" not in page
+    assert "Plotly" not in page
+
+
+def test_a_toy_shows_participation(tmp_path: Path) -> None:
+    toy = member(latents={"latent": [0], "density": [0.1], "participation": [1.5]})
+    page = index(report(toy, has_features=True), tmp_path)
+    assert "participation over the true features" in page
+
+
+def test_a_latents_page_shows_its_examples(tmp_path: Path) -> None:
+    page = written(report(), tmp_path)["latents/topk-k16/0.html"].decode()
+    marks = re.findall(r'<mark.*?style="--a:(.*?)" title="(.*?)">', page)
+    assert marks == [
+        ("1.00", "2 at document 31, position 11"),
+        ("0.25", "0.500 at document 31, position 12"),
+    ]
+    assert "·x↵" in page
+    assert 'rel="next" href="2.html"' in page
+    assert "silent throughout; chosen from 90 tokens in 8 documents" in page
+
+
+def test_an_unexplained_latent_says_why(tmp_path: Path) -> None:
+    page = written(report(), tmp_path)["latents/topk-k16/2.html"].decode()
+    assert '<p class="explanation quiet">too few examples to explain</p>' in page
+
+
+def test_the_json_holds_what_was_measured(tmp_path: Path) -> None:
+    value = report()
+    saved = json.loads(written(value, tmp_path)["report.json"])
+    assert saved["members"][0]["metrics"] == value.members[0].metrics
+    assert saved["members"][0]["explanations"] == value.members[0].explanations
+
+
+def test_the_family_table_has_a_row_for_each_scalar(tmp_path: Path) -> None:
+    write(report(member()), tmp_path)
+    rows = pyarrow.parquet.read_table(tmp_path / "family.parquet").to_pylist()
+    found = [(row["source"], row["metric"], row["value"]) for row in rows]
+    assert found == [
+        ("sae", "rate_bits", 100.0),
+        ("sae", "fvu", 0.3),
+        ("sae", "polysemanticity", 0.5),
+        ("sae", "ce_recovered_mean", None),
+        ("pca", "fvu", 0.5),
+        ("pca", "rate_bits", 100.0),
+        ("frozen_random", "fvu", 0.7),
+    ]
+
+
+def test_what_is_undefined_of_a_latent_is_null_in_parquet(tmp_path: Path) -> None:
+    write(report(member()), tmp_path)
+    table = pyarrow.parquet.read_table(tmp_path / "latents.parquet")
+    assert table["n_eff"].to_pylist() == [2.0, 3.0, None]
+    assert table["explanation"].to_pylist() == [f"token {HOSTILE}", None, None]
+    assert table["predicate_f1"].to_pylist() == [0.7, None, None]
+
+
+def test_two_members_may_not_share_a_folder() -> None:
+    with pytest.raises(AssertionError):
+        report(member(), member())
+
+
+def test_a_slug_may_not_leave_its_folder() -> None:
+    with pytest.raises(AssertionError):
+        member("../escape")
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "text", "interval"),
+    [
+        (0.12345, 0.0123, "0.123", "[0.111, 0.136]"),
+        (1234.5, 20.0, "1,234", "[1,214, 1,254]"),
+        (0.5, None, "0.500", ""),
+        (17.0, None, "17", ""),
+        (0.0000123, None, "1.23e-05", ""),
+        (None, None, formatting.MISSING, ""),
+    ],
+)
+def test_digits_follow_the_interval(
+    value: float | None, width: float | None, text: str, interval: str
+) -> None:
+    found = Scalar(**scalar(value, width=width))
+    assert (formatting.value(found), formatting.interval(found)) == (text, interval)
+
+
+def test_control_characters_become_visible() -> None:
+    assert formatting.visible(" a\t\n\x00\u202e") == "·a→↵��"
+
+
+def rendered(page: Path, profile: Path) -> tuple[str, str]:
+    """Return a page's elements after its scripts ran, and what it complained of."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("chromium is not installed")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=10000",
+        f"--user-data-dir={profile}",
+    ]
+    done = subprocess.run(
+        [browser, *flags, "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, "\n".join(complaints)
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_plot_without_complaint(tmp_path: Path) -> None:
+    value = report(member(), member("frozen-random", is_control=True))
+    write(value, tmp_path / "report")
+    page, complaints = rendered(tmp_path / "report/index.html", tmp_path / "profile")
+    assert complaints == ""
+    assert page.count('class="plot js-plotly-plot"') == 6
+
+
+@pytest.mark.slow
+def test_pressing_a_heading_sorts_and_typing_filters(tmp_path: Path) -> None:
+    value = report(member("a", fvu=0.2), member("b", fvu=0.3), member("c", fvu=0.1))
+    page = index(value, tmp_path)
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page)
+    presses = """<script>
+      const heading = document.querySelectorAll("#family thead button")[2];
+      heading.click();
+      heading.click();
+      const filter = document.getElementById("filter");
+      filter.value = "b few";
+      filter.dispatchEvent(new Event("input"));
+    </script>"""
+    # The policy is taken out so that the page runs this further script; the plots,
+    # whose script is taken out too, are not drawn.
+    page = page.replace("</body>", f"{presses}</body>")
+    (tmp_path / "pressed.html").write_text(page, encoding="utf-8")
+    after, _ = rendered(tmp_path / "pressed.html", tmp_path / "profile")
+    table = after[after.index('id="family"') :]
+    rows = re.findall(r'<th scope="row">(\w+)', table[: table.index("</table>")])
+    assert rows == ["PCA", "b", "a", "c"]
+    assert ">1 of 6<" in after

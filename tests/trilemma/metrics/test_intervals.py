@@ -1,0 +1,93 @@
+"""Tests of intervals over documents."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from trilemma.metrics import intervals
+
+
+def ratio(num: np.ndarray, den: np.ndarray, **changes: float) -> intervals.Interval:
+    settings = {"num_resamples": 500, "seed": 0} | changes
+    return intervals.bootstrap_ratio(num, den, **settings)  # type: ignore[arg-type] # one mapping for int and float settings
+
+
+def test_the_value_pools_documents_of_unequal_length() -> None:
+    assert ratio(np.array([1.0, 30.0]), np.array([1.0, 10.0])).value == 31 / 11
+
+
+def test_equal_documents_leave_no_uncertainty() -> None:
+    found = ratio(np.full(10, 3.0), np.full(10, 2.0))
+    assert (found.ci_low, found.ci_high) == pytest.approx((1.5, 1.5))
+
+
+def test_counts_may_be_integers() -> None:
+    assert ratio(np.array([1, 2]), np.array([2, 4])).value == 0.5
+
+
+def test_a_ratio_over_nothing_is_undefined() -> None:
+    assert ratio(np.zeros(3), np.zeros(3)) == intervals.UNDEFINED
+
+
+def test_a_ratio_over_no_documents_is_undefined() -> None:
+    assert ratio(np.zeros(0), np.zeros(0)) == intervals.UNDEFINED
+
+
+def test_a_denominator_that_is_too_small_is_undefined() -> None:
+    found = ratio(np.ones(3), np.ones(3), min_denominator=3.0)
+    assert found == intervals.UNDEFINED
+
+
+def test_one_document_has_a_value_but_no_interval() -> None:
+    found = ratio(np.array([1.0]), np.array([2.0]))
+    assert found == intervals.Interval(0.5, None, None)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    num = np.random.default_rng(0).random(50)
+    assert ratio(num, np.ones(50)) == ratio(num, np.ones(50))
+
+
+def test_another_seed_gives_another_interval() -> None:
+    num = np.random.default_rng(0).random(50)
+    assert ratio(num, np.ones(50)) != ratio(num, np.ones(50), seed=1)
+
+
+def test_ratios_measured_together_equal_those_measured_alone() -> None:
+    generator = np.random.default_rng(0)
+    num, den = generator.random((40, 2)), generator.random((40, 2)) + 1
+    together = intervals.bootstrap_ratios(num, den, num_resamples=200, seed=3)
+    alone = ratio(num[:, 1], den[:, 1], num_resamples=200, seed=3)
+    assert together[1] == pytest.approx(alone)
+
+
+def test_the_interval_covers_the_true_ratio_about_95_times_in_100() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        den = generator.integers(20, 200, size=60).astype(float)
+        num = den * 2 + generator.normal(0, np.sqrt(den))
+        found = ratio(num, den, num_resamples=300)
+        assert found.ci_low is not None and found.ci_high is not None
+        covered += found.ci_low <= 2 <= found.ci_high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_resamples_do_not_depend_on_how_many_fit_in_memory() -> None:
+    sums = np.random.default_rng(0).random((3000, 1))
+    found = intervals.resampled_sums(sums, num_resamples=2000, seed=0)
+    assert found.shape == (2000, 1)
+    assert found.std() == pytest.approx(np.sqrt(3000 * sums.var()), rel=0.1)
+
+
+def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
+    x = np.random.default_rng(0).normal(size=20)
+    left_out = (x.sum() - x) / 19
+    found = intervals.jackknife(float(x.mean()), left_out)
+    expected = stats.t.interval(0.95, 19, x.mean(), stats.sem(x))
+    assert (found.ci_low, found.ci_high) == pytest.approx(expected)
+
+
+def test_the_jackknife_of_one_block_has_no_interval() -> None:
+    found = intervals.jackknife(1.0, np.array([1.0]))
+    assert found == intervals.Interval(1.0, None, None)

@@ -1,0 +1,116 @@
+"""Tests of polysemanticity: axioms, and values known in closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from trilemma.metrics import polysemanticity
+
+
+def share_out(mass: np.ndarray, null: np.ndarray) -> polysemanticity.Sharing:
+    """Return the sharing of latents whose mass is equal in four blocks."""
+    return polysemanticity.sharing(
+        mass=np.stack([mass / 4] * 4), null_mass=null[None],
+        num_fired=np.stack([np.ceil(mass.sum(1)).astype(int)] * 4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("mass", "expected"),
+    [
+        ([5.0, 0, 0], 1.0), ([2.0, 2, 0], 2.0), ([3.0, 1, 0], 1.7548),
+        ([1.0, 1, 1], 3.0),
+    ],
+)
+def test_the_effective_number_of_labels(mass: list[float], expected: float) -> None:
+    found = polysemanticity.effective_number(np.array(mass))
+    assert float(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_silent_latent_has_no_effective_number() -> None:
+    assert np.isnan(polysemanticity.effective_number(np.zeros((1, 3)))).all()
+
+
+def test_scale_does_not_matter() -> None:
+    mass = np.random.default_rng(0).random((4, 6))
+    assert np.allclose(
+        polysemanticity.effective_number(mass),
+        polysemanticity.effective_number(1000 * mass),
+    )
+
+
+def test_merging_two_disjoint_latents_raises_the_mean_ratio() -> None:
+    apart = np.array([[8.0, 0, 0, 0], [0, 8, 0, 0]])
+    merged = np.array([[8.0, 8, 0, 0]])
+    before = share_out(apart, np.full((2, 4), 2.0)).mean_ratio.value
+    after = share_out(merged, np.full((1, 4), 4.0)).mean_ratio.value
+    assert (before, after) == (pytest.approx(1 / 4), pytest.approx(2 / 4))
+
+
+def test_splitting_a_latent_never_raises_the_mean() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        parts = generator.integers(1, 9, size=(2, 5)).astype(float)
+        null = np.ones((2, 5))
+        whole = share_out(parts.sum(0, keepdims=True), null[:1]).mean_n_eff.value
+        split = share_out(parts, null).mean_n_eff.value
+        assert split is not None and whole is not None
+        assert split <= whole + 1e-9
+
+
+def test_the_order_of_latents_does_not_matter() -> None:
+    mass = np.random.default_rng(0).integers(0, 9, size=(6, 5)).astype(float)
+    null = np.ones((6, 5))
+    found = share_out(mass, null).mean_ratio
+    assert share_out(mass[::-1], null).mean_ratio == pytest.approx(found)
+
+
+def test_a_code_that_never_fires_has_no_polysemanticity() -> None:
+    found = share_out(np.zeros((3, 2)), np.zeros((3, 2)))
+    assert found.mean_ratio == (None, None, None)
+
+
+def test_a_latent_that_fires_in_one_block_alone_leaves_finite_intervals() -> None:
+    mass = np.zeros((4, 2, 3))
+    mass[0, 0] = [0.1, 0.2, 0.7]
+    mass[:, 1] = [1.0, 2.0, 3.0]
+    fired = np.array([[3, 5], [0, 5], [0, 5], [0, 5]])
+    found = polysemanticity.sharing(
+        mass=mass, null_mass=mass.sum(0)[None], num_fired=fired
+    )
+    assert found.mean_n_eff.ci_low is not None
+    assert math.isfinite(found.mean_n_eff.ci_low)
+
+
+@pytest.mark.parametrize(
+    ("p1", "p2", "p12", "expected"), [(0.3, 0.2, 0.05, 1.333), (0.3, 0.1, 0.01, 1.005)]
+)
+def test_participation_of_the_optimal_merged_direction(
+    p1: float, p2: float, p12: float, expected: float
+) -> None:
+    angle = math.atan2(2 * p12, p1 - p2) / 2
+    direction = torch.tensor([[math.cos(angle), math.sin(angle)]])
+    found = polysemanticity.matches(direction, torch.eye(2)).participation
+    assert found[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_participation_ignores_sign_and_scale() -> None:
+    directions = torch.tensor([[1.0, 1.0, 0], [-5.0, 5.0, 0]])
+    found = polysemanticity.matches(directions, torch.eye(3)).participation
+    assert found == pytest.approx([2, 2])
+
+
+def test_features_that_overlap_are_each_monosemantic() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(64, 32, generator=generator))
+    found = polysemanticity.matches(features, features)
+    assert found.participation == pytest.approx(np.ones(64))
+    assert found.best_feature.tolist() == list(range(64))
+
+
+def test_a_direction_of_zero_length_matches_nothing_and_breaks_nothing() -> None:
+    found = polysemanticity.matches(torch.zeros(1, 3), torch.eye(3))
+    assert found.cosine.max() == 0
+    assert np.isfinite(found.participation).all()

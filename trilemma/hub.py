@@ -1,0 +1,81 @@
+"""The Hugging Face hub: names of models and data sets made exact, files fetched."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SMALL_FILE = {"model": "config.json", "dataset": "README.md"}
+_SECTION = {"model": "lm", "dataset": "corpus"}
+_LOCAL_KIND = {"model": "local", "dataset": "text, jsonl or parquet"}
+
+
+def resolve(repo_id: str, revision: str, *, kind: Literal["model", "dataset"]) -> str:
+    """Return the commit hash of a revision; a full hash stands for itself.
+
+    Without a network, a branch or tag is looked up in the local cache.
+
+    Raises:
+        ValueError: there is no such thing, or nobody who could be asked.
+    """
+    if _COMMIT.fullmatch(revision):
+        return revision
+    return _snapshot(repo_id, revision, kind, (_SMALL_FILE[kind],)).name
+
+
+def download_model(repo_id: str, commit: str, *, files: tuple[str, ...]) -> Path:
+    """Return the local folder of a model's commit, downloaded where it is missing."""
+    return _snapshot(repo_id, commit, "model", files)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the hub's progress bars inside the block."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _snapshot(repo_id: str, revision: str, kind: str, files: tuple[str, ...]) -> Path:
+    where = _SECTION[kind]
+    try:
+        with quiet():
+            path = snapshot_download(
+                repo_id,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=list(files),
+                ignore_patterns=["*/*"],
+            )
+    except LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"{where}.id: {repo_id!r} cannot be resolved without a network; set "
+            f"{where}.revision to a commit hash in the local cache, or use "
+            f"{where}.kind={_LOCAL_KIND[kind]}"
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(
+            f"{where}.id: the hub gives no {kind} {repo_id!r} at revision "
+            f"{revision!r} ({type(error).__name__}); check both, and HF_TOKEN where "
+            "access is restricted"
+        ) from error
+    return Path(path)
