@@ -23,7 +23,8 @@ app = App(
 
 Profile = Annotated[str, Parameter(help="A YAML profile, such as configs/toy.yaml.")]
 Words = Annotated[
-    tuple[str, ...], Parameter(help="Changes to it: dotted.key=value, such as saes.0.k=8.")
+    tuple[str, ...],
+    Parameter(help="Changes to it: dotted.key=value, such as saes.0.k=8."),
 ]
 Force = Annotated[
     bool, Parameter(negative=(), help="Make this stage again though it is done.")
@@ -55,7 +56,13 @@ def _stage_command(stage: str) -> None:
 
 
 for _stage in (
-    "lm", "corpus", "harvest", "training", "evaluation", "explanation", "reporting",
+    "lm",
+    "corpus",
+    "harvest",
+    "training",
+    "evaluation",
+    "explanation",
+    "reporting",
     "sharing",
 ):
     _stage_command(_stage)
@@ -103,7 +110,9 @@ def verify(profile: Profile, *words: str) -> int:
     return FAILED if damaged else DONE
 
 
-def _flow(name: str, profile: str, words: tuple[str, ...], settings: dict[str, Any]) -> int:
+def _flow(
+    name: str, profile: str, words: tuple[str, ...], settings: dict[str, Any]
+) -> int:
     """Run a flow and print how it ended."""
     began = time.monotonic()
     plan = _plan(profile, words)
@@ -123,7 +132,9 @@ def _flow(name: str, profile: str, words: tuple[str, ...], settings: dict[str, A
         print(f"stopped: {ending}; resume with: {command}", file=sys.stderr)
         return FAILED
     if not isinstance(ending, Ending):
-        print(f"{name}: {_one_line(ending)}; run again with: {command}", file=sys.stderr)
+        print(
+            f"{name}: {_one_line(ending)}; run again with: {command}", file=sys.stderr
+        )
         return FAILED
     print(summary.ending_text(plan, ending.cached, time.monotonic() - began).rstrip())
     for title, reason in ending.failed.items():

@@ -1,7 +1,7 @@
 """The `evaluation` flow: this stage, and what it lacks."""
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from flows.pipeline import Ending, through
 from trilemma.config import Run

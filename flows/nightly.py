@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
 from flows.pipeline import Ending
 from flows.run import run

@@ -1,10 +1,11 @@
 """What every flow does: bring the stages up to one of them to be done, in order."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from storage import artifacts, home
 from tasks import environment
@@ -23,8 +24,12 @@ from trilemma.config import Run
 
 # A stage of one task does all its steps at once; the others take a task for each.
 _WHOLE = {
-    "lm": lm, "corpus": corpus, "harvest": harvest, "training": training,
-    "reporting": reporting, "sharing": sharing,
+    "lm": lm,
+    "corpus": corpus,
+    "harvest": harvest,
+    "training": training,
+    "reporting": reporting,
+    "sharing": sharing,
 }
 _EACH = {"evaluation": evaluation, "explanation": explanation}
 
@@ -62,7 +67,10 @@ def through(run: Run, last: str, *, force: bool) -> State[Ending]:
     )
     get_run_logger().info(
         "%s: %d steps cached, %d made, %d failed",
-        run.name, len(ending.cached), len(ending.made), len(ending.failed),
+        run.name,
+        len(ending.cached),
+        len(ending.made),
+        len(ending.failed),
     )
     if ending.failed:
         title, reason = next(iter(ending.failed.items()))
@@ -71,8 +79,11 @@ def through(run: Run, last: str, *, force: bool) -> State[Ending]:
     return Completed(name=name, message=f"{len(ending.made)} made", data=ending)
 
 
-def _states(plan: Plan, stage: str, *, force: bool) -> Iterator[State[Outcome]]:
-    """Yield the final state of each task of a stage whose parents are there."""
+def _states(plan: Plan, stage: str, *, force: bool) -> Iterator[State[Any]]:
+    """Yield the final state of each task of a stage whose parents are there.
+
+    Its result is an Outcome; Prefect types it as the state that the task returns.
+    """
     steps = plan.of(stage)
     if stage in _WHOLE:
         if steps and all(_is_ready(step) for step in steps):

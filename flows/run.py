@@ -1,7 +1,7 @@
 """The `run` flow: a profile's stages, from the language model to the shared report."""
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from flows.pipeline import Ending, through
 from trilemma.config import Run

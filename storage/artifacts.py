@@ -41,7 +41,7 @@ class Parent(_Record):
 
 
 class Manifest(_Record):
-    """What made an artifact, from what, and what it holds; its presence is the commit."""
+    """What made an artifact, from what, what it holds; its presence is the commit."""
 
     stage: str
     key: str
@@ -90,7 +90,7 @@ class Location(NamedTuple):
 def key_of(
     stage: str, version: int, config: Mapping[str, Any], parents: Mapping[str, str]
 ) -> str:
-    """Return the key: the first 16 hex digits of SHA-256 over what decides the bytes."""
+    """Return the first 16 hex digits of SHA-256 over what decides the bytes."""
     text = durable.canonical_json(
         {"stage": stage, "version": version, "config": config, "parents": parents}
     )
@@ -151,8 +151,13 @@ def commit(
             durable.sync(path)
             files[name] = File(bytes=path.stat().st_size, sha256=durable.sha256(path))
     manifest = Manifest(
-        stage=stage, key=key, version=version, config=dict(config),
-        parents=dict(parents), files=files, digest=digest_of(files),
+        stage=stage,
+        key=key,
+        version=version,
+        config=dict(config),
+        parents=dict(parents),
+        files=files,
+        digest=digest_of(files),
     )
     durable.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     (folder / BEGUN).unlink(missing_ok=True)
@@ -166,7 +171,9 @@ def paths_of(folder: Path) -> list[Path]:
         folders.sort()
         for name in sorted(names):
             is_top = Path(root) == folder
-            if is_top and name in (MANIFEST, RUN, FAILED, BEGUN) or name.endswith(".tmp"):
+            if (is_top and name in (MANIFEST, RUN, FAILED, BEGUN)) or name.endswith(
+                ".tmp"
+            ):
                 continue
             own.append(Path(root) / name)
     return own
@@ -189,7 +196,7 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
             size = (folder / name).stat().st_size
         except FileNotFoundError:
             raise ArtifactError(
-                f"{folder / name}: missing, but the manifest lists it; run verify, then "
+                f"{folder / name}: missing, but in the manifest; run verify, then "
                 f"delete {folder} and run the stage again"
             ) from None
         if size != file.bytes:
@@ -200,7 +207,7 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def damage(folder: Path, manifest: Manifest) -> list[str]:
-    """Return one line for each file that differs from the manifest, reading every byte."""
+    """Return one line for each file that is not as the manifest says; reads all."""
     lines = []
     for name, file in manifest.files.items():
         path = folder / name
@@ -233,9 +240,8 @@ def swap(location: Location) -> None:
 def state_of(location: Location, present: Mapping[str, Parent | None]) -> str:
     """Return done, stale, partial, missing, running or failed.
 
-    Args:
-        present: for each parent's label its key and present digest, None if it has
-            not been made; a parent that is gone does not make its children stale.
+    `present` is each parent's key and present digest by label, None if it has not been
+    made; a parent that is gone does not make its children stale.
     """
     manifest = read_manifest(location.folder)
     if manifest is not None:

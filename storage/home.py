@@ -18,7 +18,7 @@ def find() -> Path:
     value = os.environ.get(VARIABLE) or _DEFAULT
     if "://" in value:
         raise HomeError(
-            f"{VARIABLE}: found {value!r}; this version keeps artifacts in a local folder"
+            f"{VARIABLE}: found {value!r}; artifacts are kept in a local folder"
         )
     return Path(value).absolute()
 

@@ -1,4 +1,4 @@
-"""One writer for each artifact: kernel locks that a dying process cannot leave behind."""
+"""One writer for each artifact, by kernel locks that die with their process."""
 
 import contextlib
 import errno

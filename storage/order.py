@@ -24,7 +24,7 @@ class Position(NamedTuple):
 
 class _Group(NamedTuple):
     epoch: int
-    index: int
+    place: int
 
 
 class TrainingOrder:
@@ -94,8 +94,8 @@ class TrainingOrder:
         first = self._group_at(position)
         last_epoch = (stop - 1) // self.steps_per_epoch
         while epoch <= last_epoch:
-            for index in range(first, -(-len(self._rows) // self._open)):
-                yield _Group(epoch, index)
+            for place in range(first, -(-len(self._rows) // self._open)):
+                yield _Group(epoch, place)
             epoch, first = epoch + 1, 0
 
     def _batches_of(
@@ -111,7 +111,7 @@ class TrainingOrder:
                 if held_rows:
                     yield torch.cat(held).float()
                 held, held_rows, epoch = [], 0, group.epoch
-            order = self._permutation("rows", group.epoch, group.index, len(rows))
+            order = self._permutation("rows", group.epoch, group.place, len(rows))
             at, skip = skip, 0
             while at < len(rows):
                 take = order[at : at + self._batch - held_rows]
@@ -127,7 +127,7 @@ class TrainingOrder:
     def _load(self, group: _Group) -> Tensor:
         """Return all unmasked rows of a group of chunks, in stored order."""
         chunks = self._chunks(group.epoch)
-        members = chunks[group.index * self._open : (group.index + 1) * self._open]
+        members = chunks[group.place * self._open : (group.place + 1) * self._open]
         return torch.cat([self._store.chunk(self._hook, int(i)) for i in members])
 
     def _group_at(self, position: Position) -> int:
@@ -148,4 +148,3 @@ class TrainingOrder:
         text = f"trilemma/order/{purpose}/{self._seed}/{epoch}/{group}"
         key = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).permutation(size)
-

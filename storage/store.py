@@ -15,7 +15,9 @@ from storage import artifacts
 FORMAT = "trilemma-activations"
 FORMAT_VERSION = 1
 _TORCH = {
-    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
 }
 
 
@@ -24,7 +26,7 @@ class StoreError(ValueError):
 
 
 class StoreBatch(NamedTuple):
-    """Whole sequences in stored order; shapes `[batch, ctx]`, and `[batch, ctx, d_in]`."""
+    """Whole sequences in stored order, `[batch, ctx]`; x is `[batch, ctx, d_in]`."""
 
     tokens: Tensor
     document: Tensor
@@ -68,8 +70,7 @@ class Store:
         artifacts.check_sizes(path.parent, manifest)
         if f"{path.name}/zarr.json" not in manifest.files:
             raise StoreError(
-                f"{path}: the manifest beside it lists no such store; name train.zarr or "
-                "eval.zarr"
+                f"{path}: not in the manifest beside it; name train.zarr or eval.zarr"
             )
         group = zarr.open_group(path, mode="r", zarr_format=3)
         if group.attrs.get("format") != FORMAT:
@@ -108,7 +109,7 @@ class Store:
         return int(self._array(hook, "activations").shape[1])
 
     def read(self, hook: str, start: int, stop: int) -> Tensor:
-        """Return rows `[start, stop)` of a hook, `[rows, d_in]`, in the stored dtype."""
+        """Return rows `[start, stop)` of a hook, `[rows, d_in]`, as stored."""
         values = np.asarray(self._array(hook, "activations")[start:stop])
         return as_tensor(values, self.dtypes[hook])
 
@@ -129,7 +130,7 @@ class Store:
         return torch.from_numpy(np.asarray(self._array(hook, "mean")[:]))
 
     def chunk(self, hook: str, index: int) -> Tensor:
-        """Return the unmasked rows of one chunk, `[rows, d_in]`, in the stored dtype."""
+        """Return the unmasked rows of one chunk, `[rows, d_in]`, as stored."""
         rows = self.chunk_seqs * self.ctx
         start, stop = index * rows, min((index + 1) * rows, self.num_tokens)
         keep = torch.from_numpy(self.mask(start, stop) == 0)

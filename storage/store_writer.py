@@ -82,8 +82,11 @@ class StoreWriter:
         self._document = document
         self.first_mask = mask
         attributes = {
-            "format": FORMAT, "version": FORMAT_VERSION, "ctx": layout.ctx,
-            "num_seqs": len(tokens), "chunk_seqs": self._chunk_seqs,
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "ctx": layout.ctx,
+            "num_seqs": len(tokens),
+            "chunk_seqs": self._chunk_seqs,
             "hooks": dict.fromkeys(layout.widths, layout.dtype),
             "provenance": layout.provenance,
         }
@@ -107,7 +110,9 @@ class StoreWriter:
     def rows(self, index: int) -> slice:
         """Return which rows a chunk holds."""
         sequences = self.sequences(index)
-        return slice(sequences.start * self._layout.ctx, sequences.stop * self._layout.ctx)
+        return slice(
+            sequences.start * self._layout.ctx, sequences.stop * self._layout.ctx
+        )
 
     def write_chunk(self, index: int, hooks: Mapping[str, HookChunk]) -> None:
         """Write a chunk of every hook, wait for the disk, then commit it to the log."""
@@ -121,7 +126,8 @@ class StoreWriter:
                 path = self.path / hook / name.format(index)
                 durable.sync(path)
                 files[path.relative_to(self.path.parent).as_posix()] = {
-                    "bytes": path.stat().st_size, "sha256": durable.sha256(path)
+                    "bytes": path.stat().st_size,
+                    "sha256": durable.sha256(path),
                 }
         record = {"chunk": index, "rows": rows.stop - rows.start, "files": files}
         durable.append_line(self._log, durable.canonical_json(record))
@@ -193,13 +199,21 @@ class StoreWriter:
             squeeze = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
             codecs = [squeeze] if self._layout.codec == "shuffle-zstd" else []
             group.create_array(
-                f"{hook}/activations", shape=(num_rows, d_in), chunks=(rows, d_in),
-                dtype=_ZARR_DTYPE[dtype], compressors=[*codecs, Crc32cCodec()],
-                attributes={"dtype": dtype}, config={"write_empty_chunks": True},
+                f"{hook}/activations",
+                shape=(num_rows, d_in),
+                chunks=(rows, d_in),
+                dtype=_ZARR_DTYPE[dtype],
+                compressors=[*codecs, Crc32cCodec()],
+                attributes={"dtype": dtype},
+                config={"write_empty_chunks": True},
             )
             group.create_array(
-                f"{hook}/norm", shape=(num_rows,), chunks=(rows,), dtype="float32",
-                compressors=[Crc32cCodec()], config={"write_empty_chunks": True},
+                f"{hook}/norm",
+                shape=(num_rows,),
+                chunks=(rows,),
+                dtype="float32",
+                compressors=[Crc32cCodec()],
+                config={"write_empty_chunks": True},
             )
         return group
 
@@ -220,8 +234,12 @@ class StoreWriter:
         self, name: str, values: npt.NDArray[Any], chunks: tuple[int, ...]
     ) -> None:
         self._group.create_array(
-            name, data=values, chunks=chunks, compressors=[Crc32cCodec()],
-            config={"write_empty_chunks": True}, overwrite=True,
+            name,
+            data=values,
+            chunks=chunks,
+            compressors=[Crc32cCodec()],
+            config={"write_empty_chunks": True},
+            overwrite=True,
         )
 
     def _array(self, name: str) -> "zarr.Array[Any]":

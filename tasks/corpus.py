@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 
 from storage import durable
 from tasks import lm, stage
@@ -62,12 +62,15 @@ def _body(work: stage.Work) -> None:
         np.save(_path(target, split, "tokens"), packed.tokens)
         np.save(_path(target, split, "document"), packed.document)
         info[split] = {
-            "num_seqs": len(packed.tokens), "num_documents": packed.num_documents
+            "num_seqs": len(packed.tokens),
+            "num_documents": packed.num_documents,
         }
     durable.write_json(target / INFO, info)
     get_run_logger().info(
         "corpus: %s training and %s held-out rows of %d tokens",
-        f"{len(built.train.tokens):,}", f"{len(built.eval.tokens):,}", config.ctx,
+        f"{len(built.train.tokens):,}",
+        f"{len(built.eval.tokens):,}",
+        config.ctx,
     )
     work.commit(step)
 

@@ -12,8 +12,18 @@ from storage.artifacts import Environment
 from trilemma.config.stages import Compute
 
 _PACKAGES = (
-    "torch", "numpy", "zarr", "numcodecs", "scikit-learn", "transformers",
-    "transformer-lens", "datasets", "tokenizers", "plotly", "prefect", "wandb",
+    "torch",
+    "numpy",
+    "zarr",
+    "numcodecs",
+    "scikit-learn",
+    "transformers",
+    "transformer-lens",
+    "datasets",
+    "tokenizers",
+    "plotly",
+    "prefect",
+    "wandb",
 )
 _KIB = 1 if sys.platform == "darwin" else 1024
 
@@ -33,7 +43,9 @@ def device(compute: Compute) -> str:
     if compute.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if compute.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("compute.device: found 'cuda', but torch sees no GPU; use auto")
+        raise ValueError(
+            "compute.device: found 'cuda', but torch sees no GPU; use auto"
+        )
     return compute.device
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,18 +97,22 @@ def _member_body(work: stage.Work) -> None:
         features=harvest.features(plan),
     )
     target = work.folder(step)
-    durable.write_json(target / METRICS, {
-        "metrics": {k: v._asdict() for k, v in result.metrics.items()},
-        "controls": {
-            control: {k: v._asdict() for k, v in scalars.items()}
-            for control, scalars in result.controls.items()
+    durable.write_json(
+        target / METRICS,
+        {
+            "metrics": {k: v._asdict() for k, v in result.metrics.items()},
+            "controls": {
+                control: {k: v._asdict() for k, v in scalars.items()}
+                for control, scalars in result.controls.items()
+            },
+            "details": result.details,
         },
-        "details": result.details,
-    })
+    )
     tables.write(target / LATENTS, result.latents)
     headline = ("rate_bits", "fvu", "l0", "polysemanticity")
     get_run_logger().info(
-        "%s: %s", step.title,
+        "%s: %s",
+        step.title,
         ", ".join(f"{name} {result.metrics[name].value:.3g}" for name in headline),
     )
     work.commit(step)

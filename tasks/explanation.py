@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 
 from storage import durable
 from tasks import environment, evaluation, interruption, lm, progress, stage, training
@@ -79,8 +79,11 @@ def _body(work: stage.Work) -> None:
         if record["scores"]
     ]
     get_run_logger().info(
-        "%s: %d of %d sampled latents scored, median predicate_f1 %s", step.title,
-        len(scores), len(latents), f"{np.median(scores):.2f}" if scores else "unknown",
+        "%s: %d of %d sampled latents scored, median predicate_f1 %s",
+        step.title,
+        len(scores),
+        len(latents),
+        f"{np.median(scores):.2f}" if scores else "unknown",
     )
     work.commit(step)
 
@@ -91,9 +94,7 @@ def _gathered(batches: Iterable[Sequences]) -> Sequences:
     return Sequences(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
 
 
-def _acts(
-    plan: Plan, step: Step, latents: Sequence[int]
-) -> npt.NDArray[np.float32]:
+def _acts(plan: Plan, step: Step, latents: Sequence[int]) -> npt.NDArray[np.float32]:
     """Return the sampled latents' activations, `[num_seqs, ctx, num_latents]`."""
     device = environment.device(plan.run.compute)
     sae = training.load_sae(step.parents["training"], device)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 from torch import Tensor
 
 from storage import artifacts, durable, home
@@ -35,12 +35,12 @@ Reader = Callable[[npt.NDArray[np.int32], int], Mapping[str, Tensor]]
 class Source(NamedTuple):
     """Where activations come from: rows of tokens, and what reads them."""
 
-    rows: dict[str, Rows]
+    rows: dict[Split, Rows]
     widths: dict[str, int]
-    masks: dict[str, npt.NDArray[np.uint8]]
+    masks: dict[Split, npt.NDArray[np.uint8]]
     """For each split `[num_seqs, ctx]`, 0 where a row counts as far as is known."""
     provenance: dict[str, Any]
-    readers: dict[str, Reader]
+    readers: dict[Split, Reader]
     """For each split, `(tokens, first sequence) -> activations of each hook`."""
 
 
@@ -68,9 +68,12 @@ def _body(work: stage.Work) -> None:
     source = _lm_source(plan) if plan.run.toy is None else _toy_source(plan)
     settings = plan.run.store
     layout = Layout(
-        ctx=source.rows["train"].tokens.shape[1], widths=source.widths,
-        dtype=settings.dtype, chunk_bytes=int(settings.chunk_mib * _MIB),
-        codec=settings.codec, provenance=source.provenance,
+        ctx=source.rows["train"].tokens.shape[1],
+        widths=source.widths,
+        dtype=settings.dtype,
+        chunk_bytes=int(settings.chunk_mib * _MIB),
+        codec=settings.codec,
+        provenance=source.provenance,
     )
     needed = sum(layout.store_bytes(len(rows.tokens)) for rows in source.rows.values())
     home.check_room(plan.home, needed)
@@ -85,14 +88,22 @@ def _body(work: stage.Work) -> None:
 
 
 def _write_split(
-    plan: Plan, target: Path, split: str, source: Source, layout: Layout,
+    plan: Plan,
+    target: Path,
+    split: Split,
+    source: Source,
+    layout: Layout,
     asked: Callable[[], bool],
 ) -> dict[str, artifacts.File]:
     rows = source.rows[split]
     mask = source.masks[split].reshape(-1)
     writer = StoreWriter(
-        target, split, layout,
-        tokens=np.asarray(rows.tokens), document=np.asarray(rows.document), mask=mask,
+        target,
+        split,
+        layout,
+        tokens=np.asarray(rows.tokens),
+        document=np.asarray(rows.document),
+        mask=mask,
     )
     missing = writer.missing()
     began, done = time.monotonic(), writer.num_chunks - len(missing)
@@ -105,16 +116,19 @@ def _write_split(
             hooks = source.readers[split](
                 np.asarray(rows.tokens[sequences]), sequences.start
             )
-            writer.write_chunk(index, {
-                hook: _stored(x, plan.run.store.dtype) for hook, x in hooks.items()
-            })
+            writer.write_chunk(
+                index,
+                {hook: _stored(x, plan.run.store.dtype) for hook, x in hooks.items()},
+            )
             written = writer.rows(index).stop
             seconds = max(time.monotonic() - began, 1e-9)
             rate = (written - start) * sum(layout.widths.values()) / seconds / _MIB
             show(written, f"{rate * torch_dtype(layout.dtype).itemsize:,.1f} MiB/s")
     known = _finish(plan, writer, layout, mask)
     get_run_logger().info(
-        "harvest: %s %s tokens in %.1f s", f"{len(mask):,}", split,
+        "harvest: %s %s tokens in %.1f s",
+        f"{len(mask):,}",
+        split,
         time.monotonic() - began,
     )
     return known
@@ -143,11 +157,10 @@ def _finish(
             x = as_tensor(writer.read_chunk(hook, index), layout.dtype)
             parts.append(library.chunk_statistics(x, full[writer.rows(index)]))
         total = library.reduce_statistics(parts)
-        vectors[hook] = {
-            "mean": total.mean.numpy(), "variance": total.variance.numpy()
-        }
+        vectors[hook] = {"mean": total.mean.numpy(), "variance": total.variance.numpy()}
         scalars[hook] = {
-            "count": total.count, "mean_squared_norm": total.mean_squared_norm,
+            "count": total.count,
+            "mean_squared_norm": total.mean_squared_norm,
             "max_abs": total.max_abs,
             "high_norm_rows": int((full & MASK_HIGH_NORM > 0).sum()),
         } | library.norm_quantiles(writer.norms(hook), full)
@@ -166,7 +179,7 @@ def _lm_source(plan: Plan) -> Source:
             model, tokens, config.hooks, batch_seqs=config.batch_seqs
         )
 
-    rows = {split: corpus.read(plan, split) for split in SPLITS}
+    rows: dict[Split, Rows] = {split: corpus.read(plan, split) for split in SPLITS}
     corpus_step, lm_step = plan.step("corpus"), plan.step("lm")
     return Source(
         rows=rows,
@@ -176,8 +189,11 @@ def _lm_source(plan: Plan) -> Source:
             for split, found in rows.items()
         },
         provenance={
-            "lm": lm_step.section, "lm_key": lm_step.key, "lm_dtype": config.lm_dtype,
-            "lm_processing": "none", "corpus": corpus_step.section,
+            "lm": lm_step.section,
+            "lm_key": lm_step.key,
+            "lm_dtype": config.lm_dtype,
+            "lm_processing": "none",
+            "corpus": corpus_step.section,
             "corpus_key": corpus_step.key,
         },
         readers=dict.fromkeys(SPLITS, read),
@@ -187,7 +203,8 @@ def _lm_source(plan: Plan) -> Source:
 def _toy_source(plan: Plan) -> Source:
     config = plan.run.toy
     assert config is not None
-    rows, readers = {}, {}
+    rows: dict[Split, Rows] = {}
+    readers: dict[Split, Reader] = {}
     for split, count in zip(
         SPLITS, (config.num_tokens, config.num_eval_tokens), strict=True
     ):
@@ -199,7 +216,8 @@ def _toy_source(plan: Plan) -> Source:
         )
         readers[split] = _toy_reader(config, split)
     return Source(
-        rows=rows, widths={TOY_HOOK: config.d_in}, 
+        rows=rows,
+        widths={TOY_HOOK: config.d_in},
         masks={k: np.zeros(found.tokens.shape, np.uint8) for k, found in rows.items()},
         provenance={"toy": config.model_dump(mode="json")},
         readers=readers,

@@ -28,7 +28,7 @@ def watched() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         asked.set()
-        signal.signal(number, usual[number])
+        signal.signal(number, usual[signal.Signals(number)])
 
     for number in _SIGNALS:
         signal.signal(number, note)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 
 from storage import artifacts, durable
 from storage.store import torch_dtype
@@ -22,7 +22,7 @@ _TRAINING_BYTES = 64 << 20
 
 @task(name="lm", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def lm(plan: Plan, *, force: bool) -> State[stage.Outcome]:
-    """Leave a pinned LM: hashes of its files, or the files themselves if trained here."""
+    """Leave a pinned LM: hashes of its files, or the files if it is trained here."""
     return stage.perform(
         plan, plan.of("lm"), _body, needed_bytes=_TRAINING_BYTES, force=force
     )
@@ -50,7 +50,8 @@ def folder(plan: Plan) -> Path:
 def load(plan: Plan, *, dtype: Dtype) -> library.LM:
     """Return the run's LM, ready to read activations from."""
     return library.LM.load(
-        folder(plan), dtype=torch_dtype(dtype),
+        folder(plan),
+        dtype=torch_dtype(dtype),
         device=environment.device(plan.run.compute),
     )
 
@@ -72,14 +73,18 @@ def _train(config: EmbeddedLM, target: Path) -> dict[str, object]:
     log = get_run_logger()
     with progress.shown("lm", config.train_tokens, "tokens") as show:
         result = embedded.train(
-            config, target,
+            config,
+            target,
             report=lambda at: show(at.tokens, f"loss {at.loss:.2f} nats/token"),
         )
     log.info(
         "lm: validation loss %.3f nats/token (%.3f bits/byte; unigram entropy %.3f "
         "nats/token) after %s tokens in %.0f s",
-        result.val_loss, result.bits_per_byte, result.unigram_entropy,
-        f"{result.train_tokens:,}", result.seconds,
+        result.val_loss,
+        result.bits_per_byte,
+        result.unigram_entropy,
+        f"{result.train_tokens:,}",
+        result.seconds,
     )
     card = {k: v for k, v in result._asdict().items() if k != "seconds"}
     return {"kind": "embedded"} | card

@@ -12,7 +12,13 @@ from trilemma.config.section import Section
 from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
 
 STAGES = (
-    "lm", "corpus", "harvest", "training", "evaluation", "explanation", "reporting",
+    "lm",
+    "corpus",
+    "harvest",
+    "training",
+    "evaluation",
+    "explanation",
+    "reporting",
     "sharing",
 )
 
@@ -60,8 +66,10 @@ class Step:
         found: dict[str, artifacts.Parent | None] = {}
         for label, parent in self.parents.items():
             manifest = artifacts.read_manifest(parent.folder)
-            found[label] = manifest and artifacts.Parent(
-                key=parent.key, digest=manifest.digest
+            found[label] = (
+                None
+                if manifest is None
+                else artifacts.Parent(key=parent.key, digest=manifest.digest)
             )
         return found
 
@@ -125,41 +133,64 @@ class _Planner:
                 "corpus", "", self._corpus_section(), dict(sources)
             )
         harvest = self._add("harvest", "", self._harvest_section(), dict(sources))
-        measured = {"harvest": harvest} | {k: v for k, v in sources.items() if k == "lm"}
+        measured = {"harvest": harvest} | {
+            k: v for k, v in sources.items() if k == "lm"
+        }
         family = run.family()
         for member in family:
-            section = {
+            trainee = {
                 "sae": member.config.model_dump(mode="json"),
                 "training": self._dump("training"),
             }
-            self._add("training", member.name, section, {"harvest": harvest})
+            self._add("training", member.name, trainee, {"harvest": harvest})
         evaluation = self._dump("evaluation")
         for hook in dict.fromkeys(member.hook for member in family):
-            self._add("evaluation", f"baseline-{hook}", evaluation | {"hook": hook}, measured)
+            self._add(
+                "evaluation", f"baseline-{hook}", evaluation | {"hook": hook}, measured
+            )
         reported = dict(sources) | {"harvest": harvest}
         for member in family:
             name = member.name
             trained = self._find("training", name)
             control = next(m for m in family if m.is_control and m.hook == member.hook)
-            evaluated = self._add("evaluation", name, evaluation, measured | {
-                "training": trained,
-                "training/control": self._find("training", control.name),
-                "evaluation/baseline": self._find("evaluation", f"baseline-{member.hook}"),
-            })
-            explained = self._add("explanation", name, self._dump("explanation"), measured | {
-                "training": trained, "evaluation": evaluated,
-            })
+            evaluated = self._add(
+                "evaluation",
+                name,
+                evaluation,
+                measured
+                | {
+                    "training": trained,
+                    "training/control": self._find("training", control.name),
+                    "evaluation/baseline": self._find(
+                        "evaluation", f"baseline-{member.hook}"
+                    ),
+                },
+            )
+            explained = self._add(
+                "explanation",
+                name,
+                self._dump("explanation"),
+                measured
+                | {
+                    "training": trained,
+                    "evaluation": evaluated,
+                },
+            )
             reported |= {
-                f"training/{name}": trained, f"evaluation/{name}": evaluated,
+                f"training/{name}": trained,
+                f"evaluation/{name}": evaluated,
                 f"explanation/{name}": explained,
             }
-        section = {
-            "reporting": self._dump("reporting"), "name": run.name,
+        section: dict[str, Any] = {
+            "reporting": self._dump("reporting"),
+            "name": run.name,
             "hooks": {member.name: member.hook for member in family},
         }
         reporting = self._add("reporting", "", section, reported)
         shared = {k: v for k, v in reported.items() if k.startswith("training/")}
-        self._add("sharing", "", self._dump("sharing"), shared | {"reporting": reporting})
+        self._add(
+            "sharing", "", self._dump("sharing"), shared | {"reporting": reporting}
+        )
         return Plan(run, self._home, self._pinned, tuple(self._steps))
 
     def _add(

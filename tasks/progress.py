@@ -29,8 +29,12 @@ def shown(
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn(unit), TextColumn("{task.fields[detail]}"), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, completed=start, detail="")
@@ -49,7 +53,13 @@ def shown(
         left = (total - done) / rate if rate else float("inf")
         log.info(
             "%s: %s of %s %s (%s/s), %.0f s left %s",
-            title, f"{done:,}", f"{total:,}", unit, f"{rate:,.0f}", left, detail,
+            title,
+            f"{done:,}",
+            f"{total:,}",
+            unit,
+            f"{rate:,.0f}",
+            left,
+            detail,
         )
 
     yield line

@@ -5,8 +5,8 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 
 from tasks import evaluation, explanation, lm, report, stage, training
 from tasks.corpus import INFO
@@ -17,13 +17,13 @@ from trilemma.config import Member
 PAGE = "index.html"
 _REPORT_BYTES = 64 << 20
 _EMBEDDED_CAUTION = (
-    "The language model was trained on the spot, on a small text, in about two minutes. "
-    "These numbers show that the machinery works on real text; they say nothing about "
-    "language models that people use."
+    "The language model was trained on the spot, on a small text, in about two "
+    "minutes. These numbers show that the machinery works on real text; they say "
+    "nothing about language models that people use."
 )
 _TOY_CAUTION = (
-    "The activations come from a generator with known features. Numbers are exact about "
-    "the toy and say nothing about language models."
+    "The activations come from a generator with known features. Numbers are exact "
+    "about the toy and say nothing about language models."
 )
 
 
@@ -79,28 +79,33 @@ def _caution(plan: Plan) -> str | None:
 
 
 def _facts(plan: Plan) -> list[tuple[str, str]]:
-    """Return what stands at the foot of the report; nothing that varies by the clock."""
+    """Return what the report tells of its sources; nothing varies by the clock."""
     facts = []
     if plan.run.toy is None:
         facts.append(("language model", _lm_fact(plan)))
         facts.append(("corpus", _corpus_fact(plan)))
     else:
         toy = plan.run.toy
-        facts.append((
-            "toy",
-            f"{toy.num_features} features in {toy.d_in} dimensions, density "
-            f"{toy.density:g}, co-occurrence {toy.co_occurrence:g}",
-        ))
+        facts.append(
+            (
+                "toy",
+                f"{toy.num_features} features in {toy.d_in} dimensions, density "
+                f"{toy.density:g}, co-occurrence {toy.co_occurrence:g}",
+            )
+        )
     for hook in plan.run.hooks:
         for split in ("train", "eval"):
             store = open_store(plan, split)
             found = store.statistics(hook)
-            facts.append((
-                f"{hook}, {split}",
-                f"{found['count']:,} of {store.num_tokens:,} rows count, d_in "
-                f"{store.d_in(hook)}, {store.dtypes[hook]}, mean squared norm "
-                f"{found['mean_squared_norm']:.4g}, largest |x| {found['max_abs']:.4g}",
-            ))
+            facts.append(
+                (
+                    f"{hook}, {split}",
+                    f"{found['count']:,} of {store.num_tokens:,} rows count, d_in "
+                    f"{store.d_in(hook)}, {store.dtypes[hook]}, mean squared norm "
+                    f"{found['mean_squared_norm']:.4g}, "
+                    f"largest |x| {found['max_abs']:.4g}",
+                )
+            )
     return facts
 
 

@@ -1,12 +1,12 @@
-"""The `sharing` stage: tables, report and SAEs to W&B, and a check that it kept them."""
+"""The `sharing` stage: tables, report and SAEs to W&B, and what it kept of them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 
 from storage import artifacts, durable
 from tasks import evaluation, stage, tracking, training
@@ -33,8 +33,11 @@ def _body(work: stage.Work) -> None:
         record |= _share(plan, step)
         get_run_logger().info(
             "sharing: W&B run %s (%s) holds %d artifacts and %d rows: %s",
-            record["run_id"], record["mode"], len(record["artifacts"]),
-            record["rows"], record["where"],
+            record["run_id"],
+            record["mode"],
+            len(record["artifacts"]),
+            record["rows"],
+            record["where"],
         )
     durable.write_json(work.folder(step) / RECORD, record)
     work.commit(step)
@@ -43,27 +46,40 @@ def _body(work: stage.Work) -> None:
 def _share(plan: Plan, step: Step) -> dict[str, Any]:
     reporting = step.parents["reporting"]
     members = {
-        member.name: evaluation.read_metrics(reporting.parents[f"evaluation/{member.name}"])
+        member.name: evaluation.read_metrics(
+            reporting.parents[f"evaluation/{member.name}"]
+        )
         for member in plan.run.family()
     }
     metrics = {name: measured["metrics"] for name, measured in members.items()}
     session = tracking.start(
-        plan, run_id=step.key, name=plan.run.name, job="sharing",
+        plan,
+        run_id=step.key,
+        name=plan.run.name,
+        job="sharing",
         config=plan.run.model_dump(mode="json"),
     )
     try:
         artifacts_logged = [
             tracking.log_folder(
-                session, f"report-{reporting.key}", "report", reporting.folder,
+                session,
+                f"report-{reporting.key}",
+                "report",
+                reporting.folder,
                 _lineage(reporting),
             )
         ]
         for name in members:
             trained = step.parents[f"training/{name}"]
-            artifacts_logged.append(tracking.log_folder(
-                session, f"sae-{trained.key}", "sae",
-                trained.folder / training.SAE_FOLDER, {"name": name} | _lineage(trained),
-            ))
+            artifacts_logged.append(
+                tracking.log_folder(
+                    session,
+                    f"sae-{trained.key}",
+                    "sae",
+                    trained.folder / training.SAE_FOLDER,
+                    {"name": name} | _lineage(trained),
+                )
+            )
         tracking.log_table(session, "family", _rows(metrics))
         tracking.log_summary(session, _flat(metrics))
     finally:
@@ -76,7 +92,8 @@ def _lineage(step: Step) -> dict[str, Any]:
     manifest = artifacts.read_manifest(step.folder)
     assert manifest is not None
     return {
-        "key": step.key, "digest": manifest.digest,
+        "key": step.key,
+        "digest": manifest.digest,
         "parents": {k: v.model_dump() for k, v in manifest.parents.items()},
     }
 
@@ -103,4 +120,3 @@ def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         for limit in _LIMITS
         if scalar[limit] is not None
     }
-

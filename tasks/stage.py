@@ -5,11 +5,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pydantic
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from storage import artifacts, durable, home, locks
 from tasks import environment
@@ -73,28 +74,39 @@ class Work:
             )
         (folder / artifacts.FAILED).unlink(missing_ok=True)
 
-    def commit(self, step: Step, known: Mapping[str, artifacts.File] | None = None) -> None:
+    def commit(
+        self, step: Step, known: Mapping[str, artifacts.File] | None = None
+    ) -> None:
         """Commit a step's folder; `known` are hashes taken while writing."""
         folder = self.folder(step)
         now = environment.read(self.plan.run.compute, self._seconds(step))
         durable.write_json(folder / artifacts.RUN, now.model_dump(mode="json"))
         manifest = artifacts.commit(
-            folder, stage=step.stage, key=step.key, version=VERSIONS[step.stage],
-            config=step.section, parents=self._parents[step.key], known=known or {},
+            folder,
+            stage=step.stage,
+            key=step.key,
+            version=VERSIONS[step.stage],
+            config=step.section,
+            parents=self._parents[step.key],
+            known=known or {},
         )
         if step.key in self._aside:
             before = artifacts.read_manifest(step.folder)
             same = before is not None and before.digest == manifest.digest
             artifacts.swap(step.location)
             self._log.info(
-                "%s: made again; its bytes are %s", step.title,
+                "%s: made again; its bytes are %s",
+                step.title,
                 "the same" if same else "different",
             )
         self.committed.add(step.key)
         size = sum(file.bytes for file in manifest.files.values())
         self._log.info(
             "%s: done in %.1f s, %.1f MiB, digest %s",
-            step.title, now.seconds, size / 2**20, manifest.digest[:12],
+            step.title,
+            now.seconds,
+            size / 2**20,
+            manifest.digest[:12],
         )
 
     def fail(self, step: Step, error: BaseException) -> None:
@@ -175,7 +187,7 @@ def perform(
         return Completed(message=f"made {len(made)}", data=outcome)
 
 
-def _read_begun(folder: Path) -> dict[str, dict[str, object]] | None:
+def _read_begun(folder: Path) -> dict[str, Any] | None:
     try:
         began = json.loads((folder / artifacts.BEGUN).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):

@@ -13,9 +13,13 @@ from tasks.plan import Plan, Step
 from tasks.reporting import PAGE
 
 _COLUMNS = (
-    ("rate_bits", "rate_bits"), ("fvu", "fvu"), ("l0", "l0"),
-    ("polysemanticity", "polysem."), ("delta_ce", "delta_ce"),
-    ("ce_recovered_zero", "ce_rec_0"), ("dead_fraction", "dead"),
+    ("rate_bits", "rate_bits"),
+    ("fvu", "fvu"),
+    ("l0", "l0"),
+    ("polysemanticity", "polysem."),
+    ("delta_ce", "delta_ce"),
+    ("ce_recovered_zero", "ce_rec_0"),
+    ("dead_fraction", "dead"),
 )
 _WIDTH = 170
 
@@ -24,8 +28,12 @@ def states(plan: Plan) -> list[dict[str, Any]]:
     """Return the state of each step, in the shape that `show --json` prints."""
     return [
         {
-            "stage": step.stage, "name": step.name, "key": step.key,
-            "state": step.state(), "seconds": _seconds(step), "bytes": _bytes(step),
+            "stage": step.stage,
+            "name": step.name,
+            "key": step.key,
+            "state": step.state(),
+            "seconds": _seconds(step),
+            "bytes": _bytes(step),
             "path": str(step.folder),
         }
         for step in plan.steps
@@ -39,7 +47,10 @@ def states_text(plan: Plan) -> str:
     table.add_column("MiB", justify="right")
     for row in states(plan):
         table.add_row(
-            row["stage"], row["name"], row["key"], row["state"],
+            row["stage"],
+            row["name"],
+            row["key"],
+            row["state"],
             "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
             "-" if row["bytes"] is None else f"{row['bytes'] / 2**20:.1f}",
         )
@@ -87,8 +98,10 @@ def _family_text(plan: Plan) -> str:
         measured = evaluation.read_metrics(step)
         cells = [_cell(measured["metrics"].get(name)) for name, _ in _COLUMNS]
         pca = measured["controls"]["pca"].get("fvu")
-        wins = pca and pca["value"] is not None and (
-            pca["value"] <= measured["metrics"]["fvu"]["value"]
+        wins = (
+            pca
+            and pca["value"] is not None
+            and (pca["value"] <= measured["metrics"]["fvu"]["value"])
         )
         table.add_row(member.name, *cells, _cell(pca) + (" PCA wins" if wins else ""))
     return _text(table) if found else ""

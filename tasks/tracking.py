@@ -1,4 +1,4 @@
-"""W&B: training curves as they come, results at the end, and a check of what was kept."""
+"""W&B: training curves as they come, results at the end, a check of what it kept."""
 
 import contextlib
 import struct
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import wandb
+import wandb.proto.wandb_internal_pb2 as protocol
 from prefect.logging import get_run_logger
-from wandb.proto.wandb_internal_pb2 import Record
 
 from tasks.plan import Plan, Step
+from trilemma.training import StepRow
 
 _BLOCK = 32_768
 _HEADER = struct.Struct("<IHB")
@@ -26,12 +27,12 @@ class TrackingError(ValueError):
 class Tracker(Protocol):
     """Where rows of a training curve go while an SAE trains."""
 
-    def log(self, row: Mapping[str, float]) -> None:
+    def log(self, row: StepRow) -> None:
         """Log one row; its key `step` says where it stands."""
 
 
 class _Silent:
-    def log(self, row: Mapping[str, float]) -> None:
+    def log(self, row: StepRow) -> None:
         """Keep nothing: the run asks for no tracker, or its service does not answer."""
 
 
@@ -39,7 +40,7 @@ class _Wandb:
     def __init__(self, run: "wandb.Run") -> None:
         self._run = run
 
-    def log(self, row: Mapping[str, float]) -> None:
+    def log(self, row: StepRow) -> None:
         values = {f"train/{k}": v for k, v in row.items() if k != "step"}
         self._run.log(values, step=int(row["step"]))
 
@@ -63,7 +64,10 @@ def opened(plan: Plan, step: Step, rows_logged: int) -> Iterator[Tracker]:
         yield _Silent()
         return
     run = start(
-        plan, run_id=step.key, name=f"{plan.run.name}/{step.name}", job="training",
+        plan,
+        run_id=step.key,
+        name=f"{plan.run.name}/{step.name}",
+        job="training",
         config=step.section,
     )
     if rows_logged:
@@ -83,11 +87,24 @@ def start(
     sharing = plan.run.sharing
     # W&B appends its own folder "wandb" to the one it is given.
     run = wandb.init(
-        project=sharing.project, entity=sharing.entity, mode=sharing.mode,
-        id=run_id, name=name, group=plan.run.name, job_type=job, config=dict(config),
-        dir=plan.home, resume="allow", reinit="create_new",
-        settings=wandb.Settings(console="off", silent=True, disable_git=True,
-                                x_disable_stats=True, save_code=False),
+        project=sharing.project,
+        entity=sharing.entity,
+        mode=sharing.mode,
+        id=run_id,
+        name=name,
+        group=plan.run.name,
+        job_type=job,
+        config=dict(config),
+        dir=plan.home,
+        resume="allow",
+        reinit="create_new",
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,
+            x_disable_stats=True,
+            save_code=False,
+        ),
     )
     assert run is not None
     return run
@@ -118,7 +135,7 @@ def log_folder(
 
 def log_table(run: "wandb.Run", name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Log a table, one row for each mapping; all have the same keys."""
-    columns = list(rows[0])
+    columns: list[str | int] = list(rows[0])
     table = wandb.Table(columns=columns, data=[list(row.values()) for row in rows])
     run.log({name: table})
 
@@ -142,14 +159,14 @@ def checked(run: "wandb.Run", mode: str, names: Sequence[str]) -> dict[str, Any]
     lost = sorted(set(names) - set(found.artifacts))
     if lost or not found.history_rows or not found.finished:
         raise TrackingError(
-            f"{folder}: W&B lost {', '.join(lost) or 'rows'}; free disk space, then run "
-            "sharing again"
+            f"{folder}: W&B lost {', '.join(lost) or 'rows'}; free disk space, then "
+            "run sharing again"
         )
     return record | {"where": str(folder), "rows": found.history_rows}
 
 
 def kept(folder: Path) -> Kept:
-    """Return what the `.wandb` file of an offline run holds, every record's CRC checked.
+    """Return what the `.wandb` file of an offline run holds; checks every record.
 
     Raises:
         TrackingError: there is no such file, or it is damaged.
@@ -159,7 +176,7 @@ def kept(folder: Path) -> Kept:
         raise TrackingError(f"{folder}: found no W&B log; share the run again")
     rows, names, finished = 0, [], False
     for data in _records(paths[0]):
-        record = Record.FromString(data)
+        record = protocol.Record.FromString(data)  # type: ignore[attr-defined]  # generated
         kind = record.WhichOneof("record_type")
         rows += kind == "history"
         finished |= kind == "exit"

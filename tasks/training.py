@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import State
 
 from storage import checkpoints, durable
 from storage.order import TrainingOrder
@@ -38,8 +38,11 @@ def training(plan: Plan, *, force: bool) -> State[stage.Outcome]:
     width = max(store_width(plan, member.hook) for member in family)
     parameters = sum(2 * width * member.config.d_sae for member in family)
     return stage.perform(
-        plan, plan.of("training"), _body,
-        needed_bytes=parameters * 4 * _STATE_COPIES, force=force,
+        plan,
+        plan.of("training"),
+        _body,
+        needed_bytes=parameters * 4 * _STATE_COPIES,
+        force=force,
     )
 
 
@@ -63,24 +66,31 @@ def _body(work: stage.Work) -> None:
 
 
 def _train_hook(
-    work: stage.Work, store: Store, hook: str, steps: list[Step],
+    work: stage.Work,
+    store: Store,
+    hook: str,
+    steps: list[Step],
     asked: Callable[[], bool],
 ) -> None:
     plan = work.plan
     shared = plan.run.training
     order = TrainingOrder(
-        store, hook, seed=shared.seed, batch_tokens=shared.batch_tokens,
+        store,
+        hook,
+        seed=shared.seed,
+        batch_tokens=shared.batch_tokens,
         open_chunks=shared.open_chunks,
     )
     if order.rows_per_epoch < shared.batch_tokens:
         raise ValueError(
             f"training.batch_tokens: found {shared.batch_tokens}, but the store has "
-            f"only {order.rows_per_epoch:,} training rows; lower it, or harvest more text"
+            f"only {order.rows_per_epoch:,} training rows; lower it, or harvest more"
         )
     num_steps = order.steps_per_epoch * shared.epochs
     device = environment.device(plan.run.compute)
     start = library.Start(
-        d_in=store.d_in(hook), mean=store.mean(hook),
+        d_in=store.d_in(hook),
+        mean=store.mean(hook),
         mean_squared_norm=float(store.statistics(hook)["mean_squared_norm"]),
     )
     began = time.monotonic()
@@ -88,8 +98,11 @@ def _train_hook(
         trainees = []
         for step in steps:
             member = library.Member(
-                plan.member(step.name).config, shared,
-                start=start, num_steps=num_steps, key=step.name,
+                plan.member(step.name).config,
+                shared,
+                start=start,
+                num_steps=num_steps,
+                key=step.name,
                 device=device,
             )
             saved = checkpoints.latest(work.folder(step) / _CHECKPOINTS)
@@ -112,12 +125,19 @@ def _train_hook(
     rows = num_steps * shared.batch_tokens
     get_run_logger().info(
         "training: %d SAEs on %s, %d steps, %s tokens each in %.1f s",
-        len(trainees), hook, num_steps, f"{rows:,}", time.monotonic() - began,
+        len(trainees),
+        hook,
+        num_steps,
+        f"{rows:,}",
+        time.monotonic() - began,
     )
 
 
 def _steps(
-    work: stage.Work, order: TrainingOrder, trainees: list[_Trainee], num_steps: int,
+    work: stage.Work,
+    order: TrainingOrder,
+    trainees: list[_Trainee],
+    num_steps: int,
     asked: Callable[[], bool],
 ) -> None:
     """Train every SAE on each batch; one that is ahead waits for the others."""
@@ -137,14 +157,18 @@ def _steps(
                     continue
                 if row is not None:
                     trainee.tracker.log(row)
-                    show((index + 1) * batch, f"fvu {row['fvu']:.3f} l0 {row['l0']:.1f}")
+                    show(
+                        (index + 1) * batch, f"fvu {row['fvu']:.3f} l0 {row['l0']:.1f}"
+                    )
             if not active:
                 return
             if asked():
                 _checkpoint(work, active)
                 raise interruption.Interrupted(f"asked to stop at step {index + 1}")
             if (index + 1) % shared.checkpoint_every_steps == 0:
-                _checkpoint(work, [t for t in active if t.member.step_index == index + 1])
+                _checkpoint(
+                    work, [t for t in active if t.member.step_index == index + 1]
+                )
 
 
 def _checkpoint(work: stage.Work, trainees: list[_Trainee]) -> None:

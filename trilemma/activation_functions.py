@@ -38,7 +38,7 @@ def jumprelu_ste(
 ) -> Float[Tensor, "*shape"]:
     """Return JumpReLU, whose gradient reaches a positive threshold too.
 
-    Rajamanoharan et al. (2024), "Jumping ahead", eq. 11: the gradient in theta is
+    Rajamanoharan et al. (2024), "Jumping ahead", section 3: the gradient in theta is
     -(theta / epsilon) K((z - theta) / epsilon), K the unit box, epsilon the bandwidth;
     the gradient in z is 1[z > theta].
     """
@@ -54,7 +54,7 @@ def step_ste(
 ) -> Float[Tensor, "*shape"]:
     """Return 1 where the pre-activation exceeds the threshold, else 0.
 
-    Rajamanoharan et al. (2024), eq. 12: the gradient in theta is
+    Rajamanoharan et al. (2024), section 3: the gradient in theta is
     -(1 / epsilon) K((z - theta) / epsilon); there is none in z.
     """
     result: Tensor = _Step.apply(pre_acts, threshold, bandwidth)  # type: ignore[no-untyped-call]  # torch leaves apply untyped

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,27 +21,30 @@ class Support(NamedTuple):
     """Latent of each pair."""
     row_starts: Int64[Tensor, "batch"]
     """Where each row's pairs begin."""
+    flat: Int64[Tensor, "num"]
+    """Where each pair stands in the flattened batch of pre-activations."""
     by_column: Int64[Tensor, "num"]
     """The order that sorts pairs by latent, then by row."""
+    rows_by_column: Int64[Tensor, "num"]
+    """Rows in that order."""
     column_starts: Int64[Tensor, "d_sae"]
     """Where each latent's pairs begin in that order."""
-    is_used: Bool[Tensor, "d_sae"]
-    """Latents that occur in a pair."""
 
 
 def topk(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> Support:
     """Return the k largest latents of each row."""
     batch, d_sae = pre_acts.shape
-    columns = selection.largest_in_rows(pre_acts, k).flatten()
-    row_starts = torch.arange(batch, device=columns.device) * k
-    rows = torch.arange(batch, device=columns.device).repeat_interleave(k)
-    return _support(rows, columns, row_starts, d_sae)
+    columns = selection.largest_in_rows(pre_acts, k)
+    row = torch.arange(batch, device=columns.device)
+    rows = row[:, None].expand(batch, k).flatten()
+    flat = (columns + row[:, None] * d_sae).flatten()
+    return _support(flat, rows, columns.flatten(), row * k, d_sae)
 
 
 def batchtopk(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> Support:
     """Return the k x batch largest pairs of the batch.
 
-    Bussmann et al. (2024), "BatchTopK sparse autoencoders", eq. 5.
+    Bussmann et al. (2024), "BatchTopK sparse autoencoders", section 3.
     """
     batch, d_sae = pre_acts.shape
     return _from_flat(selection.largest_in_batch(pre_acts, k * batch), batch, d_sae)
@@ -69,7 +72,8 @@ def selected_pre_acts(
     `pre_acts` holds those values already and carries no gradient; the gradient goes
     to the weights and biases, never to x.
     """
-    result: Tensor = _SelectedPreActs.apply(x, W_enc, b_enc, b_dec, pre_acts, support)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    weights = (W_enc, b_enc, b_dec)
+    result: Tensor = _SelectedPreActs.apply(x, *weights, pre_acts, support)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return result
 
 
@@ -87,23 +91,36 @@ def decode(
 def _from_flat(flat: Tensor, batch: int, d_sae: int) -> Support:
     rows = flat // d_sae
     counts = torch.bincount(rows, minlength=batch)
-    return _support(rows, flat - rows * d_sae, counts.cumsum(0) - counts, d_sae)
+    row_starts = counts.cumsum(0) - counts
+    return _support(flat, rows, flat - rows * d_sae, row_starts, d_sae)
 
 
-def _support(rows: Tensor, columns: Tensor, row_starts: Tensor, d_sae: int) -> Support:
-    # Radix sort takes as many passes as the integer has bytes.
+def _support(
+    flat: Tensor, rows: Tensor, columns: Tensor, row_starts: Tensor, d_sae: int
+) -> Support:
+    # A radix sort takes as many passes as the integer has bytes.
     narrow = torch.int16 if d_sae <= _LARGEST_INT16 else torch.int32
     by_column = columns.to(narrow).argsort(stable=True)
     counts = torch.bincount(columns, minlength=d_sae)
-    starts = counts.cumsum(0) - counts
-    return Support(rows, columns, row_starts, by_column, starts, counts > 0)
+    return Support(
+        rows=rows,
+        columns=columns,
+        row_starts=row_starts,
+        flat=flat,
+        by_column=by_column,
+        rows_by_column=rows.index_select(0, by_column),
+        column_starts=counts.cumsum(0) - counts,
+    )
 
 
 def _sum_by_column(values: Tensor, table: Tensor, support: Support) -> Tensor:
     """Return, for each latent, the sum over its pairs of value times table row."""
     return functional.embedding_bag(
-        support.rows[support.by_column], table, support.column_starts, mode="sum",
-        per_sample_weights=values[support.by_column],
+        support.rows_by_column,
+        table,
+        support.column_starts,
+        mode="sum",
+        per_sample_weights=values.index_select(0, support.by_column),
     )
 
 
@@ -112,13 +129,18 @@ def _sum_by_column(values: Tensor, table: Tensor, support: Support) -> Tensor:
 
 class _SelectedPreActs(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor,
-        pre_acts: Tensor, support: Support,
+    def forward(  # noqa: PLR0917  # autograd passes arguments by position
+        ctx: Any,
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        b_dec: Tensor,
+        pre_acts: Tensor,
+        support: Support,
     ) -> Tensor:
         ctx.save_for_backward(x - b_dec, W_enc)
         ctx.support = support
-        return pre_acts.take(support.rows * len(b_enc) + support.columns)
+        return pre_acts.flatten().index_select(0, support.flat)
 
     @staticmethod
     def backward(
@@ -139,7 +161,10 @@ class _Decode(torch.autograd.Function):
         ctx.save_for_backward(values, W_dec)
         ctx.support = support
         return functional.embedding_bag(
-            support.columns, W_dec, support.row_starts, mode="sum",
+            support.columns,
+            W_dec,
+            support.row_starts,
+            mode="sum",
             per_sample_weights=values,
         )
 

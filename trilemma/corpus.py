@@ -46,6 +46,7 @@ def build(config: Corpus, tokenizer_folder: Path, *, vocab_size: int) -> CorpusR
 
     Raises:
         ValueError: the source cannot be read, is too small or does not fit the LM.
+
     """
     tokenizer = lm.load_tokenizer(tokenizer_folder)
     if len(tokenizer) > vocab_size:
@@ -220,7 +221,7 @@ def _files(config: FileCorpus) -> list[Path]:
     """Return the files that the patterns match, sorted, each once."""
     found: set[str] = set()
     for pattern in config.paths:
-        matches = [path for path in glob.glob(pattern, recursive=True)]
+        matches = glob.glob(pattern, recursive=True)
         files = [path for path in matches if Path(path).is_file()]
         if not files:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Activations of a chunk of sequences: read, checked, masked, summed up, encoded."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ class NonFiniteError(ValueError):
         self.row = row
 
 
-class ChunkStatistics(NamedTuple):
+@dataclass(frozen=True)
+class ChunkStatistics:
     """Sums over the unmasked rows of one chunk, in float64."""
 
     count: int
@@ -38,7 +39,8 @@ class ChunkStatistics(NamedTuple):
     max_abs: float
 
 
-class StoreStatistics(NamedTuple):
+@dataclass(frozen=True)
+class StoreStatistics:
     """Statistics over the unmasked rows of all chunks, in float64."""
 
     count: int
@@ -73,10 +75,11 @@ def harvest_chunk(
 
     Raises:
         NonFiniteError: an activation is infinite or not a number.
+
     """
     batches = [
         lm.activations(batch, hooks)
-        for batch in torch.from_numpy(tokens).split(batch_seqs)
+        for batch in torch.split(torch.from_numpy(tokens), batch_seqs)
     ]
     chunk = {}
     for hook in hooks:
@@ -113,6 +116,7 @@ def reduce_statistics(chunks: Sequence[ChunkStatistics]) -> StoreStatistics:
 
     Raises:
         ValueError: no row is left by the masks.
+
     """
     count, mean_squared_norm, max_abs = 0, 0.0, 0.0
     mean = torch.zeros_like(chunks[0].mean)
@@ -140,6 +144,7 @@ def to_store(x: Float[Tensor, "rows d_in"], dtype: Dtype) -> np.ndarray:
 
     Raises:
         ValueError: a value is too large for float16.
+
     """
     stored = x.detach().to("cpu", getattr(torch, dtype)).contiguous()
     too_large = ~stored.isfinite().all(1)

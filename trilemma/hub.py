@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
-from huggingface_hub.utils import (
+from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
@@ -31,6 +31,7 @@ def resolve(repo_id: str, revision: str, *, kind: Literal["model", "dataset"]) -
 
     Raises:
         ValueError: there is no such thing, or nobody who could be asked.
+
     """
     if _COMMIT.fullmatch(revision):
         return revision

@@ -41,6 +41,7 @@ class LM:
 
         Raises:
             ValueError: there is no such folder, or it lacks something.
+
         """
         folder = _checked_folder(folder)
         if not any(folder.glob("*.safetensors")):
@@ -101,10 +102,17 @@ class LM:
 
         Raises:
             ValueError: the hook is unknown or has no vector for each token.
+
         """
         batch, pos = 2, 3
         tokens = torch.zeros(batch, pos, dtype=torch.int64)
-        shape = tuple(self.activations(tokens, (hook,))[hook].shape)
+        self.check_hook(hook)
+        try:
+            shape = tuple(self.activations(tokens, (hook,))[hook].shape)
+        except ValueError as error:
+            raise ValueError(
+                f"harvest.hooks: {hook!r} cannot be read ({error}); name another hook"
+            ) from error
         if len(shape) != len(("batch", "pos", "d_in")) or shape[:2] != (batch, pos):
             raise ValueError(
                 f"harvest.hooks: {hook!r} gives shape {shape} for {batch} x {pos} "
@@ -137,9 +145,7 @@ class LM:
             self._run(tokens, [(name, keeping(name)) for name in dict.fromkeys(hooks)])
         for hook in hooks:
             if hook not in found:
-                raise ValueError(
-                    f"harvest.hooks: {hook!r} never fires in this LM; name another hook"
-                )
+                raise ValueError(f"{hook!r} never fires in this LM")
         return found
 
     @torch.inference_mode()
@@ -245,11 +251,12 @@ def quiet() -> Iterator[None]:
     if not transformers_logging.is_progress_bar_enabled():
         yield
         return
-    transformers_logging.disable_progress_bar()
+    # Transformers leaves these two functions untyped.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _checked_folder(folder: str | Path) -> Path:

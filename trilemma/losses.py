@@ -32,7 +32,7 @@ def l0(
 ) -> Float[Tensor, ""]:
     """Return the latents on in a row, averaged over rows, with a gradient in theta.
 
-    Rajamanoharan et al. (2024), "Jumping ahead", eq. 9 and 12. Takes the entries that
+    Rajamanoharan et al. (2024), "Jumping ahead", section 3. Takes the entries that
     are above, or within half a bandwidth of, their threshold.
     """
     on = activation_functions.step_ste(pre_acts, threshold, bandwidth=bandwidth)
@@ -42,18 +42,18 @@ def l0(
 def auxk(
     residual: Float[Tensor, "batch d_in"],
     x: Float[Tensor, "batch d_in"],
+    *,
     W_enc: Float[Tensor, "d_in num_dead"],
     b_enc: Float[Tensor, "num_dead"],
     W_dec: Float[Tensor, "num_dead d_in"],
     b_dec: Float[Tensor, "d_in"],
-    *,
     k: int,
 ) -> Float[Tensor, ""]:
     """Return the share of the residual that the k best dead latents leave unexplained.
 
     Gao et al. (2024), "Scaling and evaluating sparse autoencoders", appendix A.2, over
-    the variance of the residual. Takes the weights of the dead latents alone; the
-    residual x - x_hat is a target, without gradient. A residual without variance gives 0.
+    the variance of the residual (0 where it has none). Takes the weights of the dead
+    latents alone; the residual x - x_hat is a target, without gradient.
     """
     residual = residual.detach()
     with torch.no_grad():

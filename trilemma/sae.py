@@ -55,9 +55,7 @@ class SAE(nn.Module):
         """Return the number of latents."""
         return self.W_enc.shape[1]
 
-    def encode(
-        self, x: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, "*batch d_sae"]:
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the latents of each activation."""
         flat = x.reshape(-1, self.d_in)
         pre_acts = torch.addmm(self.b_enc, flat - self.b_dec, self.W_enc)
@@ -77,14 +75,12 @@ class SAE(nn.Module):
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """Return the SAE of a folder in SAELens's format."""
         file = saelens.read(folder)
-        sae = cls(
-            file.activation, **file.tensors, k=file.k, metadata=file.metadata
-        )
+        sae = cls(file.activation, **file.tensors, k=file.k, metadata=file.metadata)
         return sae.to(device)
 
     def save(self, folder: str | Path) -> None:
         """Write the SAE into a folder in SAELens's format; equal SAEs, equal bytes."""
-        tensors = dict(self.named_parameters())
+        tensors: dict[str, Tensor] = dict(self.named_parameters())
         saelens.write(
             saelens.SAEFile(self.activation, tensors, self.k, self.metadata), folder
         )

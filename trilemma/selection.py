@@ -1,6 +1,5 @@
 """Which pre-activations are the largest, in each row or in a whole batch, exactly."""
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -41,12 +40,12 @@ def largest_in_batch(
     """
     flat = pre_acts.flatten()
     candidates = _candidates(flat, num)
-    values = flat if candidates is None else flat[candidates]
+    values = flat if candidates is None else flat.index_select(0, candidates)
     cut = values.topk(num, sorted=False).values.min()
     above, equal = values > cut, values == cut
     room = num - above.sum()
     kept = (above | (equal & (equal.cumsum(0) <= room))).nonzero().squeeze(1)
-    return kept if candidates is None else candidates[kept]
+    return kept if candidates is None else candidates.index_select(0, kept)
 
 
 def _block_size(d_sae: int, k: int) -> int:

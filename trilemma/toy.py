@@ -34,7 +34,8 @@ def features(config: Toy) -> Float[Tensor, "num_features d_in"]:
     shape = (config.num_features, config.d_in)
     start = torch.randn(shape, generator=generator, dtype=torch.float64)
     if config.num_features <= config.d_in:
-        return torch.linalg.qr(start.t()).Q.t().float().contiguous()
+        orthogonal: Tensor = torch.linalg.qr(start.t()).Q
+        return orthogonal.t().float().contiguous()
     directions = functional.normalize(start, dim=1)
     for _ in range(_REPULSION_STEPS):
         # Downhill on the sum of squared cosines between different features.
@@ -68,7 +69,7 @@ def sample(
 
 
 def token_text(config: Toy) -> list[str]:
-    """Return what stands for each value of `strongest`: `f` and the feature's number."""
+    """Return what stands for each value of `strongest`: `f` and the feature."""
     return ["none", *(f"f{index}" for index in range(config.num_features))]
 
 

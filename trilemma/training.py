@@ -1,6 +1,5 @@
 """One SAE in training: a step at a time, resumable at every step, bit for bit."""
 
-import hashlib
 import math
 from typing import Any, NamedTuple, TypedDict
 
@@ -9,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from trilemma import activation_functions, codes, losses
+from trilemma import objective
 from trilemma.codes import Support
-from trilemma.config.saes import BatchTopK, JumpReLU, ReLU, SAEConfig, TopK, Training
+from trilemma.config.saes import BatchTopK, JumpReLU, SAEConfig, TopK, Training
 from trilemma.formats import saelens
 from trilemma.sae import SAE
 
@@ -78,13 +77,6 @@ class Checkpoint(NamedTuple):
     """The step, the tokens seen and the curve: JSON values (hence `Any`)."""
 
 
-class _Terms(NamedTuple):
-    loss: Tensor
-    fvu: Tensor
-    on: Tensor
-    """Which pairs of the support have an activation above zero."""
-
-
 class Member:
     """One SAE in training.
 
@@ -126,9 +118,12 @@ class Member:
         self._num_steps = num_steps
         self._tokens = 0
         self._peak_lr = config.lr or 2e-4 / math.sqrt(config.d_sae / 2**14)
+        self._device = torch.device(device)
+        b_dec = (start.mean.double().cpu() * start.scale).float()
+        weights = objective.initial_weights(config, d_in=start.d_in, b_dec=b_dec)
         self._weights = {
-            name: tensor.to(device).requires_grad_(self._is_trained(name))
-            for name, tensor in _initial_weights(config, start).items()
+            name: tensor.to(device).requires_grad_(objective.is_trained(config, name))
+            for name, tensor in weights.items()
         }
         self._trained = [w for w in self._weights.values() if w.requires_grad]
         self._adam = torch.optim.Adam(
@@ -137,7 +132,9 @@ class Member:
                 for name, w in self._weights.items()
                 if w.requires_grad
             ],
-            lr=self._peak_lr, betas=(shared.beta1, shared.beta2), fused=True,
+            lr=self._peak_lr,
+            betas=(shared.beta1, shared.beta2),
+            fused=True,
         )
         self._silent_tokens = torch.zeros(
             config.d_sae, dtype=torch.int64, device=device
@@ -150,25 +147,34 @@ class Member:
 
         Raises:
             NonFiniteLossError: the weights are still those of the step before.
+
         """
         with torch.no_grad():
-            x = x * self._start.scale
+            x = x.to(self._device, torch.float32) * self._start.scale
             pre_acts = torch.addmm(
-                self._weights["b_enc"], x - self._weights["b_dec"],
+                self._weights["b_enc"],
+                x - self._weights["b_dec"],
                 self._weights["W_enc"],
             )
-            support = self._support(pre_acts)
-        selected = codes.selected_pre_acts(
-            x, self._weights["W_enc"], self._weights["b_enc"],
-            self._weights["b_dec"], pre_acts=pre_acts, support=support,
+            pairs = objective.support(self.config, self._weights, pre_acts)
+        coefficient = objective.sparsity_coefficient(
+            self.config, step=self.step_index, num_steps=self._num_steps
         )
-        coefficient = self._sparsity_coefficient()
-        terms = self._terms(x, selected, support, coefficient)
+        terms = objective.terms(
+            self.config,
+            self._weights,
+            x=x,
+            pre_acts=pre_acts,
+            pairs=pairs,
+            variance=self._start.scaled_variance,
+            coefficient=coefficient,
+            dead=self._dead,
+        )
         for weight in self._trained:
             weight.grad = None
         terms.loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._apply(terms.loss)
-        self._count(selected.detach(), support, terms.on, len(x))
+        self._apply(terms.loss.detach())
+        self._count(pre_acts, pairs, terms.is_on)
         return self._log(terms, len(x), coefficient)
 
     def state(self) -> Checkpoint:
@@ -208,7 +214,8 @@ class Member:
         self._cut = tensors["cut"].clone().to(device)
         self.step_index = values["step_index"]
         self._tokens = values["tokens"]
-        self.curve = [StepRow(**row) for row in values["curve"]]
+        rows: list[StepRow] = values["curve"]
+        self.curve = [row.copy() for row in rows]
 
     def export(self) -> SAE:
         """Return the SAE as it stands, in the units of the activations, on the CPU.
@@ -229,8 +236,10 @@ class Member:
         last = self.curve[-1] if self.curve else None
         return SAE(
             _EXPORTED_AS[self.config.kind],
-            W_enc=weights["W_enc"], b_enc=weights["b_enc"] / scale,
-            W_dec=weights["W_dec"], b_dec=weights["b_dec"] / scale,
+            W_enc=weights["W_enc"],
+            b_enc=weights["b_enc"] / scale,
+            W_dec=weights["W_dec"],
+            b_dec=weights["b_dec"] / scale,
             threshold=threshold,
             k=self.config.k if isinstance(self.config, TopK) else None,
             metadata={
@@ -245,60 +254,6 @@ class Member:
             },
         )
 
-    def _is_trained(self, name: str) -> bool:
-        is_frozen = isinstance(self.config, TopK) and self.config.freeze_decoder
-        return not (is_frozen and name == "W_dec")
-
-    def _support(self, pre_acts: Tensor) -> Support:
-        """Return the pairs that this batch trains."""
-        match self.config:
-            case TopK(k=k):
-                return codes.topk(pre_acts, k)
-            case BatchTopK(k=k):
-                return codes.batchtopk(pre_acts, k)
-            case JumpReLU(bandwidth=bandwidth):
-                # Pairs just below their threshold move it too.
-                floor = self._weights["log_threshold"].exp() - bandwidth / 2
-                return codes.above(pre_acts, floor)
-            case ReLU():
-                return codes.above(pre_acts, torch.zeros_like(pre_acts[0]))
-
-    def _terms(
-        self, x: Tensor, selected: Tensor, support: Support, coefficient: float
-    ) -> _Terms:
-        config, batch = self.config, len(x)
-        penalty = None
-        if isinstance(config, JumpReLU):
-            threshold = self._weights["log_threshold"].exp()[support.columns]
-            acts = activation_functions.jumprelu_ste(
-                selected, threshold, bandwidth=config.bandwidth
-            )
-            penalty = losses.l0(
-                selected, threshold, bandwidth=config.bandwidth, batch=batch
-            )
-        else:
-            acts = torch.relu(selected)
-        if isinstance(config, ReLU):
-            penalty = losses.l1(acts, batch=batch)
-        W_dec = self._weights["W_dec"]
-        x_hat = codes.decode(acts, W_dec, support=support) + self._weights["b_dec"]
-        fvu = losses.mse(x, x_hat) / self._start.scaled_variance
-        loss = fvu
-        if penalty is not None:
-            loss = loss + coefficient / self._start.d_in * penalty
-        if isinstance(config, TopK | BatchTopK) and len(self._dead) > 0:
-            loss = loss + config.auxk_coefficient * self._auxk(x, x_hat)
-        return _Terms(loss, fvu.detach(), acts.detach() > 0)
-
-    def _auxk(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        weights, dead = self._weights, self._dead
-        return losses.auxk(
-            x - x_hat, x,
-            weights["W_enc"].index_select(1, dead), weights["b_enc"][dead],
-            weights["W_dec"].index_select(0, dead), weights["b_dec"],
-            k=min(self._start.d_in // 2, len(dead)),
-        )
-
     def _apply(self, loss: Tensor) -> None:
         """Change the weights by one step of Adam, if the loss and gradient allow it."""
         W_dec = self._weights["W_dec"]
@@ -307,7 +262,8 @@ class Member:
                 along = (W_dec.grad * W_dec).sum(1, keepdim=True)
                 W_dec.grad.addcmul_(along, W_dec, value=-1)
         norm = torch.nn.utils.clip_grad_norm_(self._trained, self._shared.clip_norm)
-        if not torch.isfinite(loss.detach() + norm):
+        # The one wait for the device: afterwards the weights would be lost.
+        if not torch.isfinite(loss + norm):
             raise NonFiniteLossError(self.key, self.step_index + 1)
         for group in self._adam.param_groups:
             group["lr"] = self._lr() * group["factor"]
@@ -316,31 +272,33 @@ class Member:
             with torch.no_grad():
                 W_dec.copy_(functional.normalize(W_dec, dim=1))
 
-    def _count(
-        self, selected: Tensor, support: Support, on: Tensor, batch: int
-    ) -> None:
+    def _count(self, pre_acts: Tensor, pairs: Support, is_on: Tensor) -> None:
         """Update the step, the tokens, the dead latents and BatchTopK's cut."""
+        batch = len(pre_acts)
         self.step_index += 1
         self._tokens += batch
-        columns = support.columns[on]
-        self._silent_tokens += batch
-        self._silent_tokens[columns] = 0
+        # Pairs that are off are sent to a place after the last latent.
+        fired = torch.where(is_on, pairs.columns, self.config.d_sae)
+        silent = functional.pad(self._silent_tokens + batch, (0, 1))
+        self._silent_tokens = silent.index_fill_(0, fired, 0)[:-1]
         if isinstance(self.config, BatchTopK):
-            smallest = torch.where(on, selected, torch.inf).min().double()
+            selected = pre_acts.flatten().index_select(0, pairs.flat)
+            smallest = torch.where(is_on, selected, torch.inf).min().double()
             # A running mean of the recent tenth until the decay takes over, so that a
             # short run does not average over its own beginnings.
             decay = min(
                 self.config.threshold_decay,
                 (self.step_index - 1) / (self.step_index + 9),
             )
-            found = torch.isfinite(smallest)
             average = decay * self._cut + (1 - decay) * smallest
-            self._cut = torch.where(found, average, self._cut)
+            self._cut = torch.where(smallest.isfinite(), average, self._cut)
         if self.step_index % DEAD_REFRESH_STEPS == 0:
             is_dead = self._silent_tokens >= self._shared.dead_after_tokens
             self._dead = is_dead.nonzero().squeeze(1)
 
-    def _log(self, terms: _Terms, batch: int, coefficient: float) -> StepRow | None:
+    def _log(
+        self, terms: objective.Terms, batch: int, coefficient: float
+    ) -> StepRow | None:
         step = self.step_index
         if step % self._shared.log_every_steps != 0 and step != self._num_steps:
             return None
@@ -350,7 +308,7 @@ class Member:
             tokens=self._tokens,
             loss=float(terms.loss.detach()),
             fvu=float(terms.fvu),
-            l0=float(terms.on.sum()) / batch,
+            l0=float(terms.is_on.sum()) / batch,
             dead_fraction=float(is_dead.double().mean()),
             lr=self._adam.param_groups[0]["lr"],
             sparsity_coefficient=coefficient,
@@ -367,40 +325,14 @@ class Member:
         falling = (total - step) / decay if decay > 0 else 1.0
         return self._peak_lr * min(1.0, rising, falling)
 
-    def _sparsity_coefficient(self) -> float:
-        config = self.config
-        if isinstance(config, ReLU):
-            peak = config.l1_coefficient
-        elif isinstance(config, JumpReLU):
-            peak = config.l0_coefficient
-        else:
-            return 0.0
-        warmup = config.sparsity_warmup_fraction * self._num_steps
-        return peak * min(1.0, (self.step_index + 1) / warmup) if warmup > 0 else peak
-
 
 _EXPORTED_AS: dict[str, saelens.Activation] = {
-    "relu": "relu", "topk": "topk", "jumprelu": "jumprelu", "batchtopk": "jumprelu",
+    "relu": "relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "batchtopk": "jumprelu",
 }
 
 
 def _lr_factor(name: str) -> float:
     return THRESHOLD_LR_FACTOR if name == "log_threshold" else 1.0
-
-
-def _initial_weights(config: SAEConfig, start: Start) -> dict[str, Tensor]:
-    """Return weights for scaled activations, from the config's seed alone."""
-    digest = hashlib.sha256(f"{config.seed}/sae".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    rows = torch.randn(config.d_sae, start.d_in, generator=generator)
-    W_dec = functional.normalize(rows, dim=1)
-    weights = {
-        "W_enc": W_dec.t().contiguous(),
-        "b_enc": torch.zeros(config.d_sae),
-        "W_dec": W_dec,
-        "b_dec": (start.mean.double().cpu() * start.scale).float(),
-    }
-    if isinstance(config, JumpReLU):
-        log_threshold = math.log(config.threshold_init)
-        weights["log_threshold"] = torch.full((config.d_sae,), log_threshold)
-    return weights

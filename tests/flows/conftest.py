@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TINY = """
 name: tiny
-toy: {num_features: 8, d_in: 8, density: 0.1, num_tokens: 4096, num_eval_tokens: 1024, ctx: 16}
+toy: {num_features: 8, d_in: 8, density: 0.1, num_tokens: 4096, ctx: 16,
+      num_eval_tokens: 1024}
 store: {chunk_mib: 0.03}
 saes:
   - {kind: topk, d_sae: 12, k: 2}
@@ -34,10 +35,10 @@ class Finished(NamedTuple):
     err: str
 
 
-@pytest.fixture
-def profile(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a profile that runs in seconds."""
-    path = tmp_path / "tiny.yaml"
+    path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
     path.write_text(TINY)
     return path
 
@@ -58,37 +59,54 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def start(home: Path, environ: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
-    """Return a function that starts `python -m flows` with some words."""
+@pytest.fixture(scope="session")
+def start_flows(environ: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+    """Return a function that starts `python -m flows` on a home, in its own group."""
 
-    def started(*words: str | Path, **extra: str) -> subprocess.Popen[str]:
+    def start(home: Path, *words: str | Path, **extra: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "flows", *map(str, words)],
-            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=environ | {"TRILEMMA_HOME": str(home)} | extra,
+            start_new_session=True,
         )
 
-    return started
+    return start
 
 
-@pytest.fixture
-def flows(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Finished]:
-    """Return a function that runs `python -m flows` with some words to its end."""
+@pytest.fixture(scope="session")
+def run_flows(
+    start_flows: Callable[..., subprocess.Popen[str]],
+) -> Callable[..., Finished]:
+    """Return a function that runs `python -m flows` on a home to its end."""
 
-    def run(*words: str | Path, **extra: str) -> Finished:
-        with start(*words, **extra) as process:
+    def run(home: Path, *words: str | Path, **extra: str) -> Finished:
+        with start_flows(home, *words, **extra) as process:
             out, err = process.communicate(timeout=300)
         return Finished(process.returncode, out, err)
 
     return run
 
 
-def digests(home: Path) -> dict[str, str]:
-    """Return the digest of every committed artifact but those of sharing."""
-    found = {}
-    for path in sorted(home.glob("*/*/MANIFEST.json")):
-        manifest = json.loads(path.read_text())
-        if manifest["stage"] != "sharing":
-            found[f"{manifest['stage']}/{manifest['key']}"] = manifest["digest"]
+@pytest.fixture
+def flows(home: Path, run_flows: Callable[..., Finished]) -> Callable[..., Finished]:
+    """Return a function that runs `python -m flows` on this test's home."""
+    return lambda *words, **extra: run_flows(home, *words, **extra)
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """Return a function: the digest of every artifact in a home, sharing's left out."""
+
+    def found(home: Path) -> dict[str, str]:
+        manifests = [json.loads(p.read_text()) for p in home.glob("*/*/MANIFEST.json")]
+        return {
+            f"{manifest['stage']}/{manifest['key']}": manifest["digest"]
+            for manifest in manifests
+            if manifest["stage"] != "sharing"
+        }
+
     return found

@@ -10,8 +10,13 @@ from storage import artifacts, durable, locks
 
 def commit(folder: Path, parents: dict[str, artifacts.Parent] | None = None):
     return artifacts.commit(
-        folder, stage="harvest", key=folder.name, version=1, config={"a": 1},
-        parents=parents or {}, known={},
+        folder,
+        stage="harvest",
+        key=folder.name,
+        version=1,
+        config={"a": 1},
+        parents=parents or {},
+        known={},
     )
 
 
@@ -37,8 +42,12 @@ def test_key_does_not_depend_on_the_order_of_settings():
 
 @pytest.mark.parametrize(
     "change",
-    [("corpus", 1, {"a": 1}, {}), ("lm", 2, {"a": 1}, {}), ("lm", 1, {"a": 2}, {}),
-     ("lm", 1, {"a": 1}, {"p": "x"})],
+    [
+        ("corpus", 1, {"a": 1}, {}),
+        ("lm", 2, {"a": 1}, {}),
+        ("lm", 1, {"a": 2}, {}),
+        ("lm", 1, {"a": 1}, {"p": "x"}),
+    ],
 )
 def test_key_depends_on_everything_that_decides_the_bytes(change):
     assert artifacts.key_of(*change) != artifacts.key_of("lm", 1, {"a": 1}, {})
@@ -52,7 +61,9 @@ def test_manifest_lists_every_file_but_itself_and_the_run_record(made):
 
 def test_digest_is_that_of_sorted_paths_and_hashes(made):
     manifest = artifacts.read_manifest(made.folder)
-    pairs = [[name, durable.sha256(made.folder / name)] for name in sorted(manifest.files)]
+    pairs = [
+        [name, durable.sha256(made.folder / name)] for name in sorted(manifest.files)
+    ]
     text = json.dumps(pairs, separators=(",", ":"))
     import hashlib
 
@@ -86,7 +97,9 @@ def test_missing_file_is_refused_without_reading_the_others(made):
 
 def test_torn_manifest_is_an_error_that_says_what_to_do(made):
     (made.folder / artifacts.MANIFEST).write_text("{")
-    with pytest.raises(artifacts.ArtifactError, match="delete .* and run the stage again"):
+    with pytest.raises(
+        artifacts.ArtifactError, match=r"delete .* and run the stage again"
+    ):
         artifacts.read_manifest(made.folder)
 
 

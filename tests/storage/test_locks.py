@@ -19,7 +19,9 @@ with locks.holding([Path(sys.argv[1])], lambda path: None):
 def start_holder(path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
     assert process.stdout.readline() == "held\n"

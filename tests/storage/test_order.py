@@ -38,7 +38,9 @@ def rows(batches):
 @settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 20), min_size=1, max_size=12),
-    batch=st.integers(1, 30), open_chunks=st.integers(1, 5), seed=st.integers(0, 3),
+    batch=st.integers(1, 30),
+    open_chunks=st.integers(1, 5),
+    seed=st.integers(0, 3),
 )
 def test_every_row_comes_exactly_once_in_each_epoch(sizes, batch, open_chunks, seed):
     it = order(sizes, batch, open_chunks, seed)
@@ -51,7 +53,8 @@ def test_every_row_comes_exactly_once_in_each_epoch(sizes, batch, open_chunks, s
 @settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(sum),
-    start=st.integers(0, 40), prefetch=st.booleans(),
+    start=st.integers(0, 40),
+    prefetch=st.booleans(),
 )
 def test_reading_from_any_step_gives_the_same_batches(sizes, start, prefetch):
     it = order(sizes)

@@ -1,4 +1,4 @@
-"""The store: what is written reads back, kills lose one chunk, damage is never zeros."""
+"""The store: what is written reads back; damage is an error and never zeros."""
 
 import json
 
@@ -19,7 +19,11 @@ HOOK = "blocks.0.hook_resid_post"
 def layout(dtype="float32", codec="none"):
     row = CTX * D_IN * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
     return Layout(
-        ctx=CTX, widths={HOOK: D_IN}, dtype=dtype, chunk_bytes=3 * row + 1, codec=codec,
+        ctx=CTX,
+        widths={HOOK: D_IN},
+        dtype=dtype,
+        chunk_bytes=3 * row + 1,
+        codec=codec,
         provenance={"lm": "x", "ratio": 0.5},
     )
 
@@ -35,7 +39,9 @@ def as_stored(x):
 
 def writer(folder, layout):
     return StoreWriter(
-        folder, "train", layout,
+        folder,
+        "train",
+        layout,
         tokens=np.arange(NUM_SEQS * CTX, dtype=np.int32).reshape(NUM_SEQS, CTX),
         document=np.arange(NUM_SEQS, dtype=np.int64).repeat(CTX).reshape(-1, CTX),
         mask=np.tile(np.array([2, 0, 0, 0], np.uint8), NUM_SEQS),
@@ -56,7 +62,12 @@ def finish(folder, open_writer):
         {HOOK: {"count": 30, "mean_squared_norm": 1.0}},
     )
     return artifacts.commit(
-        folder, stage="harvest", key=folder.name, version=1, config={}, parents={},
+        folder,
+        stage="harvest",
+        key=folder.name,
+        version=1,
+        config={},
+        parents={},
         known=known,
     )
 

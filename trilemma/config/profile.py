@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from trilemma.config.run import Run
 
+_SHOWN = 60
+
 
 class ProfileError(ValueError):
     """A profile or a word that cannot be used; each line names one cause."""
@@ -106,7 +108,7 @@ def _line(values: dict[str, Any], detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
     found = repr(detail["input"])
-    found = found if len(found) <= 60 else f"{found[:57]}..."
+    found = found if len(found) <= _SHOWN else f"{found[: _SHOWN - 3]}..."
     return f"{where}: found {found}; {message[:1].lower()}{message[1:]}"
 
 
@@ -116,7 +118,9 @@ def _plain_location(values: Any, location: tuple[Any, ...]) -> list[Any]:
     node = values
     for index, part in enumerate(location):
         is_last = index == len(location) - 1
-        if isinstance(node, dict) and (part in node or is_last) or isinstance(part, int):
+        if (isinstance(node, dict) and (part in node or is_last)) or isinstance(
+            part, int
+        ):
             # A tag is never a key of the mapping that it tags, save for the last
             # part, which may be a missing key.
             if is_last and isinstance(node, dict) and part == node.get("kind"):
@@ -140,7 +144,8 @@ def _keys_at(values: dict[str, Any], location: tuple[Any, ...]) -> list[str]:
                 break
         else:
             tagged = [
-                c for c in candidates
+                c
+                for c in candidates
                 if "kind" in c.model_fields
                 and part in get_args(c.model_fields["kind"].annotation)
             ]

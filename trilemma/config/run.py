@@ -3,7 +3,13 @@
 import itertools
 from typing import Any, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from trilemma.config import sources, stages
 from trilemma.config.saes import Control, SAEConfig, TopK, Training
@@ -30,7 +36,8 @@ class Run(Section):
     """Everything that a run depends on; equal values give equal artifacts."""
 
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the run, in pages and logs."
+        pattern=r"^[a-z0-9][a-z0-9._-]*$",
+        description="Name of the run, in pages and logs.",
     )
     lm: sources.LM | None = Field(None, description="The language model under study.")
     corpus: sources.Corpus | None = Field(None, description="The text it reads.")
@@ -128,8 +135,13 @@ class Run(Section):
         used = list(dict.fromkeys(hooks))
         for hook in used:
             control = TopK(
-                kind="topk", d_sae=d_sae, k=min(self.control.k, d_sae), hook=hook,
-                lr=self.control.lr, seed=self.control.seed, freeze_decoder=True,
+                kind="topk",
+                d_sae=d_sae,
+                k=min(self.control.k, d_sae),
+                hook=hook,
+                lr=self.control.lr,
+                seed=self.control.seed,
+                freeze_decoder=True,
             )
             suffix = f"-{hook}" if len(used) > 1 else ""
             members.append(Member(f"frozen-random{suffix}", hook, control, True))

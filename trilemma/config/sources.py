@@ -91,9 +91,7 @@ class HubCorpus(_Packing):
     streaming: bool = Field(True, description="Read as a stream, without a full copy.")
 
 
-Corpus = Annotated[
-    EmbeddedCorpus | FileCorpus | HubCorpus, Field(discriminator="kind")
-]
+Corpus = Annotated[EmbeddedCorpus | FileCorpus | HubCorpus, Field(discriminator="kind")]
 
 
 class Toy(Section):
@@ -108,7 +106,9 @@ class Toy(Section):
         0.05, gt=0, lt=1, description="Marginal probability of each feature."
     )
     co_occurrence: float = Field(
-        0.0, ge=0, le=1,
+        0.0,
+        ge=0,
+        le=1,
         description="P(partner active | feature active) within each pair; 0 leaves "
         "the features independent.",
     )
@@ -120,8 +120,8 @@ class Harvest(Section):
     """Where and how activations are read from the LM."""
 
     hooks: tuple[str, ...] = Field(
-        min_length=1, description="TransformerLens hook names, such as "
-        "blocks.2.hook_resid_post.",
+        min_length=1,
+        description="TransformerLens hook names, such as blocks.2.hook_resid_post.",
     )
     lm_dtype: Dtype = Field("float32", description="Dtype of the LM's weights.")
     batch_seqs: PositiveInt = Field(32, description="Rows in one forward pass.")

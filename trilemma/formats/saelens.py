@@ -16,7 +16,9 @@ WEIGHTS_FILE = "sae_weights.safetensors"
 # Without a version of at least 6 SAELens drops everything else in the metadata.
 _VERSION = "6.54.0"
 _ARCHITECTURES: dict[Activation, str] = {
-    "relu": "standard", "topk": "topk", "jumprelu": "jumprelu",
+    "relu": "standard",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
 }
 
 
@@ -69,10 +71,10 @@ def read(folder: str | Path) -> SAEFile:
     folder = Path(folder)
     config = _config(folder)
     activation = _activation(folder, config)
-    for key, plain in (("normalize_activations", "none"), ("reshape_activations", "none")):
-        if config.get(key, plain) != plain:
+    for key in ("normalize_activations", "reshape_activations"):
+        if config.get(key, "none") != "none":
             raise ValueError(
-                f"{folder}: found {key}={config[key]!r}; only {plain!r} can be read"
+                f"{folder}: found {key}={config[key]!r}; only 'none' can be read"
             )
     tensors = _tensors(folder, activation)
     if not config.get("apply_b_dec_to_input", True):
@@ -124,7 +126,7 @@ def _tensors(folder: Path, activation: Activation) -> dict[str, Tensor]:
             f"{folder}: found no {WEIGHTS_FILE}; the folder is not complete"
         ) from error
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
+        raise ValueError(f"{path}: is no whole safetensors file ({error})") from error
     wanted = ["W_dec", "W_enc", "b_dec", "b_enc"]
     wanted += ["threshold"] if activation == "jumprelu" else []
     if sorted(tensors) != wanted:

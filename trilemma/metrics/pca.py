@@ -11,7 +11,9 @@ from torch import Tensor
 _BITS_PER_DIM = 6
 """The curve ends at this mean rate; a higher one is extrapolated at its slope."""
 _STEP = 2**0.25
-_MAX_STEPS = 120
+_MAX_STEPS = 60
+"""So at most 2^15 bins for the widest component: components without variance take no
+bits at any width, and the target may be out of reach."""
 
 
 class PCA(NamedTuple):

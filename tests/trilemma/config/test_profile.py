@@ -38,21 +38,31 @@ def test_schema_on_disk_is_that_of_the_models():
     [
         ("saes.0.kk=3", "saes.0.kk: is not a key that a profile has; did you mean k?"),
         ("nme=x", "nme: is not a key that a profile has; did you mean name?"),
-        ("lm.vocab_siz=4",
-         "lm.vocab_siz: is not a key that a profile has; did you mean vocab_size?"),
-        ("saes.0.k=4096",
-         "saes.0.k: found 4096; must not exceed d_sae, which is 1024"),
-        ("saes.0.k=abc", "saes.0.k: found 'abc'; input should be a valid integer, "
-         "unable to parse string as an integer"),
-        ("training.batch_tokens=-1",
-         "training.batch_tokens: found -1; input should be greater than 0"),
-        ("corpus.ctx=256",
-         "corpus.ctx: found 256; must not exceed lm.ctx, which is 128"),
+        (
+            "lm.vocab_siz=4",
+            "lm.vocab_siz: is not a key that a profile has; did you mean vocab_size?",
+        ),
+        ("saes.0.k=4096", "saes.0.k: found 4096; must not exceed d_sae, which is 1024"),
+        (
+            "saes.0.k=abc",
+            "saes.0.k: found 'abc'; input should be a valid integer, "
+            "unable to parse string as an integer",
+        ),
+        (
+            "training.batch_tokens=-1",
+            "training.batch_tokens: found -1; input should be greater than 0",
+        ),
+        (
+            "corpus.ctx=256",
+            "corpus.ctx: found 256; must not exceed lm.ctx, which is 128",
+        ),
         ("toy={}", "lm: has no effect beside toy; remove one of them"),
         ("lm=null", "lm: missing; a run needs it, or a toy"),
         ("saes.9.k=3", "saes.9: found '9'; the list has items 0 to 5"),
-        ("saes.0.hook=foo",
-         "saes.0.hook: found 'foo'; name one of blocks.2.hook_resid_post"),
+        (
+            "saes.0.hook=foo",
+            "saes.0.hook: found 'foo'; name one of blocks.2.hook_resid_post",
+        ),
         ("grid.foo=[1]", "grid.foo: no SAE of the family has this key"),
         ("grid.seed=[]", "grid.seed: found no values; name at least one"),
         ("saes.0={kind: topk, d_sae: 4}", "saes.0.k: missing; it has no default"),
@@ -66,9 +76,9 @@ def test_mistake_is_one_line_that_says_where_what_and_what_to_do(word, line):
 
 
 def test_every_mistake_has_its_own_line():
-    assert [x.partition(":")[0] for x in lines("lm.seed=x", "corpus.ctx=1.5", "z=3")] == [
-        "lm.seed", "corpus.ctx", "z"
-    ]
+    assert [
+        x.partition(":")[0] for x in lines("lm.seed=x", "corpus.ctx=1.5", "z=3")
+    ] == ["lm.seed", "corpus.ctx", "z"]
 
 
 def test_unknown_kind_names_those_there_are():
@@ -78,7 +88,7 @@ def test_unknown_kind_names_those_there_are():
 
 
 def test_missing_profile_names_one_that_exists(tmp_path):
-    with pytest.raises(config.ProfileError, match="cannot be read .*quickstart"):
+    with pytest.raises(config.ProfileError, match=r"cannot be read .*quickstart"):
         config.load(tmp_path / "none.yaml")
 
 
@@ -103,17 +113,28 @@ def test_grid_multiplies_the_kinds_that_have_the_key():
     run = config.load(TOY, ("grid={k: [2, 4], seed: [0, 1]}",))
     names = [member.name for member in run.family()]
     assert names == [
-        "topk-k2-seed0", "topk-k2-seed1", "topk-k4-seed0", "topk-k4-seed1",
-        "batchtopk-k2-seed0", "batchtopk-k2-seed1", "batchtopk-k4-seed0",
-        "batchtopk-k4-seed1", "relu-l1_0.5-seed0", "relu-l1_0.5-seed1",
-        "jumprelu-l0_0.5-seed0", "jumprelu-l0_0.5-seed1", "frozen-random",
+        "topk-k2-seed0",
+        "topk-k2-seed1",
+        "topk-k4-seed0",
+        "topk-k4-seed1",
+        "batchtopk-k2-seed0",
+        "batchtopk-k2-seed1",
+        "batchtopk-k4-seed0",
+        "batchtopk-k4-seed1",
+        "relu-l1_0.5-seed0",
+        "relu-l1_0.5-seed1",
+        "jumprelu-l0_0.5-seed0",
+        "jumprelu-l0_0.5-seed1",
+        "frozen-random",
     ]
 
 
 def test_grid_value_that_fits_no_sae_is_refused():
     (line,) = lines("grid={k: [16, 9999]}")
-    assert line == "grid: found {'k': 9999}; k: found 9999; must not exceed d_sae, " \
+    assert (
+        line == "grid: found {'k': 9999}; k: found 9999; must not exceed d_sae, "
         "which is 1024"
+    )
 
 
 def test_equal_saes_are_refused():
@@ -124,18 +145,21 @@ def test_equal_saes_are_refused():
 def test_each_hook_in_use_has_its_control():
     run = config.load(
         QUICKSTART,
-        ("harvest.hooks=[blocks.0.hook_resid_post, blocks.1.hook_resid_post]",
-         "grid={hook: [blocks.0.hook_resid_post, blocks.1.hook_resid_post]}"),
+        (
+            "harvest.hooks=[blocks.0.hook_resid_post, blocks.1.hook_resid_post]",
+            "grid={hook: [blocks.0.hook_resid_post, blocks.1.hook_resid_post]}",
+        ),
     )
     controls = [member for member in run.family() if member.is_control]
     assert [c.hook for c in controls] == [
-        "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
+        "blocks.0.hook_resid_post",
+        "blocks.1.hook_resid_post",
     ]
 
 
 def test_run_cannot_be_written_to():
     run = config.load(TOY)
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ValueError, match=r"frozen"):
         run.name = "other"
 
 

@@ -1,0 +1,352 @@
+"""Tests of evaluation as a whole: toys whose right answers are known, and an LM."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trilemma import evaluation, toy
+from trilemma.config.sources import Toy
+from trilemma.config.stages import Evaluation
+from trilemma.sequences import Sequences
+
+CTX = 32
+Batches = Callable[[], Iterator[Sequences]]
+
+
+@dataclass
+class Linear:
+    """An SAE with ReLU latents above a threshold."""
+
+    W_dec: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
+    b_dec: Tensor
+    threshold: float = 0.0
+
+    def encode(self, x: Tensor) -> Tensor:
+        pre_acts = (x - self.b_dec) @ self.W_enc + self.b_enc
+        return torch.where(pre_acts > self.threshold, pre_acts, 0.0)
+
+    def decode(self, acts: Tensor) -> Tensor:
+        return acts @ self.W_dec + self.b_dec
+
+
+def tied(directions: Tensor, threshold: float = 0.25) -> Linear:
+    """Return the SAE whose encoder is the transpose of its decoder."""
+    d_sae, d_in = directions.shape
+    return Linear(
+        directions, directions.T, torch.zeros(d_sae), torch.zeros(d_in), threshold
+    )
+
+
+def cut(whole: Sequences, sizes: list[int]) -> Batches:
+    """Return batches of the given numbers of sequences."""
+    def batches() -> Iterator[Sequences]:
+        start = 0
+        for size in sizes:
+            yield Sequences(*(part[start : start + size] for part in whole))
+            start += size
+        assert start == len(whole.tokens)
+    return batches
+
+
+@pytest.fixture
+def config() -> Evaluation:
+    return Evaluation(
+        num_resamples=200, rate_tokens=3000, num_clusters=8, ce_seqs=40, batch_seqs=16,
+        dead_density=1e-2,
+    )
+
+
+@pytest.fixture
+def source() -> Toy:
+    return Toy(num_features=16, d_in=16, num_eval_tokens=128 * CTX, ctx=CTX, noise=0.02)
+
+
+@pytest.fixture
+def rows(source: Toy) -> Sequences:
+    """Return held-out rows of a toy; a token is the strongest feature."""
+    found = toy.sample(source, split="eval", start=0, num=128 * CTX)
+    return Sequences(
+        tokens=found.strongest.reshape(128, CTX),
+        document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
+        mask=torch.zeros(128, CTX, dtype=torch.uint8),
+        x=found.x.reshape(128, CTX, -1),
+    )
+
+
+@pytest.fixture
+def features(source: Toy) -> Tensor:
+    return toy.features(source)
+
+
+def prepare(
+    config: Evaluation, rows: Sequences, lm: "TinyLM | None" = None
+) -> evaluation.Baseline:
+    flat = rows.x.reshape(-1, rows.x.shape[-1])
+    return evaluation.baseline(
+        config, eval_batches=cut(rows, [128]), train_rows=flat, mean=flat.mean(0),
+        lm=lm, hook="toy",
+    )
+
+
+def measure(
+    sae: Linear,
+    config: Evaluation,
+    rows: Sequences,
+    *,
+    features: Tensor | None = None,
+    sizes: tuple[int, ...] = (128,),
+    lm: "TinyLM | None" = None,
+) -> evaluation.EvaluationResult:
+    return evaluation.evaluate(
+        sae, config, baseline=prepare(config, rows, lm),
+        eval_batches=cut(rows, list(sizes)), lm=lm, hook="toy", control=sae,
+        features=features,
+    )
+
+
+def value(result: evaluation.EvaluationResult, name: str) -> float:
+    found = result.metrics[name].value
+    assert found is not None
+    return found
+
+
+def test_the_true_dictionary_scores_perfectly(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features), config, rows, features=features)
+    assert value(found, "fvu") < 0.02
+    assert value(found, "polysemanticity") == pytest.approx(1, abs=1e-4)
+    assert value(found, "mmcs") == pytest.approx(1, abs=1e-4)
+    assert value(found, "alive_fraction") == 1
+    assert found.latents["best_feature"].tolist() == list(range(16))
+
+
+def test_merged_features_score_a_participation_of_two(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    merged = (features[0::2] + features[1::2]) / 2**0.5
+    found = measure(tied(merged), config, rows, features=features)
+    assert value(found, "polysemanticity") == pytest.approx(2, abs=1e-4)
+    assert value(found, "mmcs") == pytest.approx(2**-0.5, abs=1e-4)
+
+
+def test_merging_raises_n_eff_beside_chance(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    merged = (features[0::2] + features[1::2]) / 2**0.5
+    before = measure(tied(features), config, rows)
+    after = measure(tied(merged), config, rows)
+    high = before.metrics["polysemanticity"].ci_high
+    low = after.metrics["polysemanticity"].ci_low
+    assert high is not None and low is not None
+    assert high < low
+
+
+def test_firing_at_random_is_as_mixed_as_chance(
+    config: Evaluation, rows: Sequences
+) -> None:
+    noise = torch.randn(rows.x.shape, generator=torch.Generator().manual_seed(3))
+    found = measure(tied(torch.eye(16), 1.0), config, rows._replace(x=noise))
+    assert value(found, "polysemanticity") == pytest.approx(1, abs=0.02)
+
+
+def test_batches_leave_no_trace(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    whole = measure(tied(features), config, rows)
+    parts = measure(tied(features), config, rows, sizes=(1, 7, 64, 56))
+    for name, scalar in whole.metrics.items():
+        assert parts.metrics[name][:3] == pytest.approx(scalar[:3], rel=1e-6), name
+    for name, scalar in whole.controls["pca"].items():
+        assert parts.controls["pca"][name].value == pytest.approx(scalar.value), name
+
+
+def test_the_same_call_gives_the_same_bits(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    first = measure(tied(features), config, rows)
+    again = measure(tied(features), config, rows)
+    assert first[:2] == again[:2]
+    assert all(
+        np.array_equal(first.latents[key], again.latents[key]) for key in first.latents
+    )
+
+
+def test_the_order_of_latents_changes_no_metric(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features), config, rows).metrics
+    flipped = measure(tied(features.flip(0)), config, rows).metrics
+    for name in found:
+        assert flipped[name].value == pytest.approx(found[name].value, rel=1e-5), name
+
+
+def test_masked_rows_do_not_count(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    rows.mask[:, 0] = 2
+    wild = rows.x.clone()
+    wild[:, 0] = 1e6
+    quiet = measure(tied(features), config, rows)
+    found = measure(tied(features), config, rows._replace(x=wild))
+    assert found.metrics["fvu"].n == 128 * (CTX - 1)
+    for name in ("fvu", "l0", "rate_bits", "polysemanticity"):
+        # The PCA's training rows are the same tensor here, hence only the SAE's.
+        assert found.metrics[name] == quiet.metrics[name]
+
+
+def test_density_agrees_with_the_generator(
+    config: Evaluation, rows: Sequences, features: Tensor, source: Toy
+) -> None:
+    found = measure(tied(features), config, rows).metrics["density"]
+    assert found.ci_low is not None and found.ci_high is not None
+    assert found.ci_low < source.density < found.ci_high
+
+
+def test_quantising_at_the_reported_width_costs_the_tolerance(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features), config, rows)
+    assert found.details["rate_bin_width"] > 0
+    interval = found.metrics["rate_bits"]
+    assert interval.n == 3000
+    assert interval.ci_low is not None and interval.ci_high is not None
+    assert interval.ci_low < value(found, "rate_bits") < interval.ci_high
+
+
+def test_the_pca_control_meets_the_rate(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features), config, rows)
+    bits = found.controls["pca"]["rate_bits"].value
+    assert bits == pytest.approx(value(found, "rate_bits"), rel=0.02)
+    assert list(found.controls["pca"]) == [
+        "rate_bits", "fvu", "l0", "polysemanticity"
+    ]
+
+
+def test_the_frozen_random_control_fires_as_often_as_the_sae(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features), config, rows)
+    l0 = found.controls["frozen_random"]["l0"].value
+    assert found.details["frozen_random_k"] == np.ceil(value(found, "l0")) == 1
+    assert l0 is not None and l0 <= 1
+
+
+def test_a_silent_sae_has_undefined_numbers_and_no_nan(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features, threshold=100.0), config, rows, features=features)
+    assert value(found, "rate_bits") == 0
+    assert found.metrics["polysemanticity"].value is None
+    assert found.metrics["mmcs"].value is None
+    assert value(found, "dead_fraction") == 1
+    scalars = [*found.metrics.values(), *found.controls["pca"].values()]
+    json.dumps([scalar._asdict() for scalar in scalars], allow_nan=False)
+
+
+def test_a_baseline_survives_its_file(
+    config: Evaluation, rows: Sequences, tmp_path: Path
+) -> None:
+    kept = prepare(config, rows, tiny_lm())
+    save_file(kept.to_tensors(), tmp_path / "baseline.safetensors")
+    back = evaluation.Baseline.from_tensors(
+        load_file(tmp_path / "baseline.safetensors")
+    )
+    assert kept.to_tensors().keys() == back.to_tensors().keys()
+    for key, tensor in kept.to_tensors().items():
+        assert torch.equal(tensor, back.to_tensors()[key]), key
+
+
+def test_held_out_rows_that_are_all_masked_are_an_error(
+    config: Evaluation, rows: Sequences
+) -> None:
+    rows.mask[:] = 1
+    message = "evaluation: every held-out row is masked; hold out more text by corpus"
+    with pytest.raises(ValueError, match=message):
+        prepare(config, rows)
+
+
+@dataclass
+class TinyLM:
+    """Activations are embeddings; logits are linear in them."""
+
+    table: Tensor
+    unembedding: Tensor
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        return self.table[tokens] @ self.unembedding
+
+    def logits_replaced(self, tokens: Tensor, hook: str, x_hat: Tensor) -> Tensor:
+        return x_hat @ self.unembedding
+
+    def embedding(self) -> Tensor:
+        return self.table
+
+
+def tiny_lm() -> TinyLM:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(17, 16, generator=generator)
+    # A token is most likely followed by itself.
+    return TinyLM(table, table.T.contiguous() / 4)
+
+
+@pytest.fixture
+def text(rows: Sequences) -> Sequences:
+    """Return rows of text in which most tokens repeat the one before."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 17, (128, CTX), generator=generator)
+    for pos in range(1, CTX):
+        again = torch.rand(128, generator=generator) < 0.8
+        tokens[:, pos] = torch.where(again, tokens[:, pos - 1], tokens[:, pos])
+    return rows._replace(tokens=tokens, x=tiny_lm().table[tokens])
+
+
+def test_the_identity_recovers_all_of_the_lm(
+    config: Evaluation, text: Sequences
+) -> None:
+    both = torch.cat([torch.eye(16), -torch.eye(16)])
+    found = measure(tied(both, threshold=0.0), config, text, lm=tiny_lm())
+    assert value(found, "fvu") == 0
+    assert value(found, "delta_ce") == 0
+    assert value(found, "kl") == 0
+    assert value(found, "top1_agree") == 1
+    assert value(found, "ce_recovered_zero") == 1
+    assert value(found, "ce_recovered_mean") == 1
+
+
+def test_a_silent_sae_recovers_nothing_of_the_zero_ablation(
+    config: Evaluation, text: Sequences
+) -> None:
+    found = measure(tied(torch.eye(16), threshold=1e3), config, text, lm=tiny_lm())
+    assert value(found, "ce_recovered_zero") == 0
+    assert value(found, "ce_sae") == value(found, "ce_zero")
+    assert found.metrics["kl"].n == 40 * (CTX - 1)
+
+
+def test_with_an_lm_the_method_names_the_clusters(
+    config: Evaluation, text: Sequences
+) -> None:
+    found = measure(tied(torch.eye(16), threshold=0.5), config, text, lm=tiny_lm())
+    method = found.metrics["polysemanticity"].method
+    assert method.startswith("n_eff/null, kmeans8, sif16;")
+    assert value(found, "polysemanticity") < 1
+
+
+def test_an_ablation_that_costs_nothing_leaves_the_share_undefined(
+    config: Evaluation, text: Sequences
+) -> None:
+    lm = tiny_lm()
+    lm.unembedding[:] = 0
+    found = measure(tied(torch.eye(16)), config, text, lm=lm)
+    assert found.metrics["ce_recovered_zero"][:3] == (None, None, None)
