@@ -27,7 +27,7 @@ lint: .venv/.installed
 lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet torch==2.13.0 prefect==3.8.8 fastapi==0.154.0 \
+	.venv-lock/bin/pip install --quiet torch==2.13.0 prefect==3.8.8 fastapi==0.150.0 \
 		transformer-lens==4.3.0 -e '.[dev]'
 	.venv-lock/bin/pip freeze --exclude-editable --exclude trilemma \
 		| sed 's/+cpu$$//' > constraints.txt

@@ -33,12 +33,7 @@ class Rows(NamedTuple):
 @task(name="corpus", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def corpus(plan: Plan, *, force: bool) -> State[stage.Outcome]:
     """Leave packed rows of tokens with document ids, for training and evaluation."""
-    config = plan.run.corpus
-    tokens = config.max_tokens if config is not None else None
-    needed = (tokens or _UNKNOWN_TOKENS) * _BYTES_PER_TOKEN
-    return stage.perform(
-        plan, plan.of("corpus"), _body, needed_bytes=needed, force=force
-    )
+    return stage.perform(plan, plan.of("corpus"), _body, force=force)
 
 
 def read(plan: Plan, split: str) -> Rows:
@@ -54,6 +49,7 @@ def _body(work: stage.Work) -> None:
     (step,) = work.pending
     config = work.plan.run.corpus
     assert config is not None
+    work.check_room((config.max_tokens or _UNKNOWN_TOKENS) * _BYTES_PER_TOKEN)
     source = lm.folder(work.plan)
     built = library.build(config, source, vocab_size=read_vocab_size(source))
     target = work.folder(step)

@@ -32,8 +32,7 @@ def evaluation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
     steps = [plan.step("evaluation", name)]
     is_baseline = name.startswith(BASELINE_PREFIX)
     body = _baseline_body if is_baseline else _member_body
-    needed = 0 if is_baseline else plan.member(name).config.d_sae * _BYTES_PER_LATENT
-    return stage.perform(plan, steps, body, needed_bytes=needed, force=force)
+    return stage.perform(plan, steps, body, force=force)
 
 
 def read_metrics(step: Step) -> dict[str, Any]:
@@ -83,6 +82,7 @@ def _member_body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
     member = plan.member(step.name)
+    work.check_room(member.config.d_sae * _BYTES_PER_LATENT)
     device = environment.device(plan.run.compute)
     result = library.evaluate(
         training.load_sae(step.parents["training"], device),

@@ -28,9 +28,8 @@ _BYTES_PER_LATENT = 1 << 18
 @task(name="explanation", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def explanation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
     """Leave evidence, explanations, judgements and scores of one SAE's latents."""
-    needed = plan.run.explanation.num_latents * _BYTES_PER_LATENT
     steps = [plan.step("explanation", name)]
-    return stage.perform(plan, steps, _body, needed_bytes=needed, force=force)
+    return stage.perform(plan, steps, _body, force=force)
 
 
 def read(step: Step) -> list[dict[str, Any]]:
@@ -42,6 +41,7 @@ def _body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
     config = plan.run.explanation
+    work.check_room(config.num_latents * _BYTES_PER_LATENT)
     columns = evaluation.read_latents(step.parents["evaluation"])
     density = np.array(columns["density"])
     latents = library.sample_latents(

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from torch import Tensor
 
-from storage import artifacts, durable, home
+from storage import artifacts, durable
 from storage.store import Store, as_tensor, torch_dtype
 from storage.store_writer import HookChunk, Layout, StoreWriter
 from tasks import corpus, interruption, lm, progress, stage
@@ -47,7 +47,7 @@ class Source(NamedTuple):
 @task(name="harvest", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def harvest(plan: Plan, *, force: bool) -> State[stage.Outcome]:
     """Leave a store of training rows and one of held-out rows, with statistics."""
-    return stage.perform(plan, plan.of("harvest"), _body, needed_bytes=0, force=force)
+    return stage.perform(plan, plan.of("harvest"), _body, force=force)
 
 
 def open_store(plan: Plan, split: str) -> Store:
@@ -76,7 +76,7 @@ def _body(work: stage.Work) -> None:
         provenance=source.provenance,
     )
     needed = sum(layout.store_bytes(len(rows.tokens)) for rows in source.rows.values())
-    home.check_room(plan.home, needed)
+    work.check_room(needed)
     known: dict[str, artifacts.File] = {}
     with interruption.watched() as asked:
         for split in SPLITS:

@@ -23,9 +23,7 @@ _TRAINING_BYTES = 64 << 20
 @task(name="lm", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def lm(plan: Plan, *, force: bool) -> State[stage.Outcome]:
     """Leave a pinned LM: hashes of its files, or the files if it is trained here."""
-    return stage.perform(
-        plan, plan.of("lm"), _body, needed_bytes=_TRAINING_BYTES, force=force
-    )
+    return stage.perform(plan, plan.of("lm"), _body, force=force)
 
 
 def folder(plan: Plan) -> Path:
@@ -61,6 +59,7 @@ def _body(work: stage.Work) -> None:
     config = work.plan.run.lm
     target = work.folder(step)
     if isinstance(config, EmbeddedLM):
+        work.check_room(_TRAINING_BYTES)
         card = _train(config, target / _MODEL)
     else:
         source = folder(work.plan)

@@ -30,14 +30,13 @@ _TOY_CAUTION = (
 @task(name="reporting", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def reporting(plan: Plan, *, force: bool) -> State[stage.Outcome]:
     """Leave a folder whose `index.html` tells everything about the family."""
-    return stage.perform(
-        plan, plan.of("reporting"), _body, needed_bytes=_REPORT_BYTES, force=force
-    )
+    return stage.perform(plan, plan.of("reporting"), _body, force=force)
 
 
 def _body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
+    work.check_room(_REPORT_BYTES)
     folder = work.folder(step)
     report.write(
         report.Report(

@@ -20,14 +20,13 @@ _LIMITS = ("value", "ci_low", "ci_high")
 @task(name="sharing", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def sharing(plan: Plan, *, force: bool) -> State[stage.Outcome]:
     """Leave a record of what was logged, and where; nothing if there is no tracker."""
-    return stage.perform(
-        plan, plan.of("sharing"), _body, needed_bytes=_REPORT_BYTES, force=force
-    )
+    return stage.perform(plan, plan.of("sharing"), _body, force=force)
 
 
 def _body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
+    work.check_room(_REPORT_BYTES)
     record: dict[str, Any] = {"tracker": plan.run.sharing.tracker}
     if plan.run.sharing.tracker == "wandb":
         record |= _share(plan, step)

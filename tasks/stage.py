@@ -47,6 +47,14 @@ class Work:
         is_aside = step.key in self._aside
         return step.location.aside if is_aside else step.folder
 
+    def check_room(self, needed_bytes: int) -> None:
+        """Check that so many bytes fit the home's disk.
+
+        Raises:
+            storage.home.HomeError: they do not.
+        """
+        home.check_room(self.plan.home, needed_bytes)
+
     def begin(self, step: Step) -> None:
         """Prepare the folder: keep unfinished work only if its parents are the same."""
         folder = self.folder(step)
@@ -136,7 +144,6 @@ def perform(
     steps: Sequence[Step],
     body: Callable[[Work], None],
     *,
-    needed_bytes: int,
     force: bool,
 ) -> State[Outcome]:
     """Bring steps to be done under their locks, and return the state for Prefect.
@@ -165,7 +172,6 @@ def perform(
                 log.info("%s: is stale, its parents have changed", step.title)
         work = Work(plan, pending, committed)
         try:
-            home.check_room(plan.home, needed_bytes)
             for step in pending:
                 work.begin(step)
             body(work)

@@ -22,6 +22,7 @@ from trilemma.sae import SAE
 CURVE = "curve.json"
 SAE_FOLDER = "sae"
 _CHECKPOINTS = "checkpoints"
+_PARAMETER_BYTES = 4
 _STATE_COPIES = 12  # weights and two moments, in each of two checkpoints and one aside
 
 
@@ -34,16 +35,7 @@ class _Trainee(NamedTuple):
 @task(name="training", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def training(plan: Plan, *, force: bool) -> State[stage.Outcome]:
     """Leave one trained SAE for each member of the family, controls included."""
-    family = plan.run.family()
-    width = max(store_width(plan, member.hook) for member in family)
-    parameters = sum(2 * width * member.config.d_sae for member in family)
-    return stage.perform(
-        plan,
-        plan.of("training"),
-        _body,
-        needed_bytes=parameters * 4 * _STATE_COPIES,
-        force=force,
-    )
+    return stage.perform(plan, plan.of("training"), _body, force=force)
 
 
 def load_sae(step: Step, device: str) -> SAE:
@@ -51,14 +43,12 @@ def load_sae(step: Step, device: str) -> SAE:
     return SAE.load(step.folder / SAE_FOLDER, device=device)
 
 
-def store_width(plan: Plan, hook: str) -> int:
-    """Return d_in of a hook's stored activations."""
-    return open_store(plan, "train").d_in(hook)
-
-
 def _body(work: stage.Work) -> None:
     store = open_store(work.plan, "train")
-    hooks = {step.key: work.plan.member(step.name).hook for step in work.pending}
+    members = {step.key: work.plan.member(step.name) for step in work.pending}
+    hooks = {key: member.hook for key, member in members.items()}
+    parameters = sum(2 * store.d_in(m.hook) * m.config.d_sae for m in members.values())
+    work.check_room(parameters * _PARAMETER_BYTES * _STATE_COPIES)
     with interruption.watched() as asked:
         for hook in dict.fromkeys(hooks.values()):
             steps = [step for step in work.pending if hooks[step.key] == hook]

@@ -11,7 +11,6 @@ import datasets
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64
-from transformers import PreTrainedTokenizerBase
 
 from trilemma import embedded, hub, lm
 from trilemma.config.sources import Corpus, EmbeddedCorpus, FileCorpus, HubCorpus
@@ -132,7 +131,7 @@ class _Tokenized(NamedTuple):
 
 
 def _tokenized(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, end: int
+    texts: Iterable[str], tokenizer: lm.Tokenizer, end: int
 ) -> Iterator[_Tokenized]:
     """Yield each text that is not blank with its token ids, `end` the last of them.
 
@@ -232,7 +231,7 @@ def _files(config: FileCorpus) -> list[Path]:
     return [Path(path) for path in sorted(found)]
 
 
-def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+def _end_of_text(tokenizer: lm.Tokenizer) -> int:
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         if token is not None:
             return int(token)

@@ -216,8 +216,8 @@ def _fit(
     model.train()
     for step, batch in enumerate(torch.split(rows[order], config.batch_seqs)):
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = model.base_model(batch[:, :-1]).last_hidden_state.flatten(0, 1)
-        loss, d_hidden, d_weight = _head_gradients(
+            hidden = model.gpt_neox(batch[:, :-1]).last_hidden_state.flatten(0, 1)
+        loss, d_hidden, d_weight = head_gradients(
             hidden, head.weight, batch[:, 1:].flatten(), workspace
         )
         hidden.backward(d_hidden)
@@ -243,7 +243,7 @@ def _optimizers(model: GPTNeoXForCausalLM, lr: float) -> list[torch.optim.Optimi
     Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks".
     On this text it takes 0.3 nats off what AdamW alone reaches in as many tokens.
     """
-    embedding, unembedding = model.base_model.embed_in.weight, model.lm_head.weight
+    embedding, unembedding = model.gpt_neox.embed_in.weight, model.lm_head.weight
     blocks = [p for p in model.parameters() if p is not embedding]
     blocks = [p for p in blocks if p is not unembedding]
     matrices = [p for p in blocks if p.ndim == len(("out", "in"))]
@@ -267,19 +267,22 @@ def _optimizers(model: GPTNeoXForCausalLM, lr: float) -> list[torch.optim.Optimi
     return optimizers
 
 
-class _HeadGradients(NamedTuple):
+class HeadGradients(NamedTuple):
+    """The loss of a batch and its gradients at the unembedding."""
+
     loss: Float[Tensor, ""]
+    """Mean cross-entropy in nats."""
     hidden: Float[Tensor, "tokens d_model"]
     weight: Float[Tensor, "vocab d_model"]
 
 
 @torch.no_grad()
-def _head_gradients(
+def head_gradients(
     hidden: Float[Tensor, "tokens d_model"],
     weight: Float[Tensor, "vocab d_model"],
     targets: Int64[Tensor, " tokens"],
     workspace: Float[Tensor, "tokens vocab"],
-) -> _HeadGradients:
+) -> HeadGradients:
     """Return the cross-entropy of the unembedding and its gradients.
 
     By hand and in place, since fresh tensors as large as the logits took a quarter
@@ -296,7 +299,7 @@ def _head_gradients(
     work /= total * num_tokens
     work.scatter_add_(1, targets[:, None], torch.full_like(target, -1 / num_tokens))
     d_logits = logits.copy_(work)
-    return _HeadGradients(loss, d_logits @ half, (d_logits.T @ hidden).float())
+    return HeadGradients(loss, d_logits @ half, (d_logits.T @ hidden).float())
 
 
 def _row_order(num_rows: int, num_taken: int, seed: int) -> Int64[Tensor, " taken"]:

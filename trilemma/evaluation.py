@@ -80,7 +80,9 @@ def evaluate(
     if width is not None:
         details["rate_bin_width"] = width
     assert bits.value is not None
-    pca_width = pca.width_at(baseline.curve, bits.value)
+    pca_width = pca.width_at(
+        baseline.curve, bits.value, num_components=len(baseline.mean)
+    )
     details["pca_bin_width"] = pca_width
     controls = {"pca": bench.pca_control(pca_width, device=sae.W_dec.device)}
     if control is not None:

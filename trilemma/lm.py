@@ -17,7 +17,17 @@ from transformers.utils import logging as transformers_logging
 from trilemma import hub
 
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
 _BLOCK = re.compile(r"blocks\.\d+\.")
+
+
+Tokenizer = PreTrainedTokenizerBase
 
 
 class LM:
@@ -26,9 +36,7 @@ class LM:
     Weights are as published: nothing is folded or centred.
     """
 
-    def __init__(
-        self, bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
+    def __init__(self, bridge: TransformerBridge, tokenizer: Tokenizer) -> None:
         self._bridge = bridge
         self._hook_points = bridge.hook_dict
         self.tokenizer = tokenizer
@@ -49,7 +57,9 @@ class LM:
                 f"lm.path: {str(folder)!r} holds no .safetensors file; save the model "
                 "with save_pretrained"
             )
-        with quiet():
+        with quiet(), torch.random.fork_rng(devices=[]):
+            # Weights that the folder lacks are drawn; the same ones on every load.
+            torch.manual_seed(0)
             bridge = TransformerBridge.boot_transformers(
                 str(folder),
                 dtype=dtype,
@@ -84,6 +94,11 @@ class LM:
         """Return where the weights are."""
         device: torch.device = self._bridge.W_E.device
         return device
+
+    @property
+    def predicts_next(self) -> bool:
+        """Return whether the logits are of the next token, as an encoder's are not."""
+        return bool(self._bridge.cfg.attention_dir == "causal")
 
     def hook_names(self) -> tuple[str, ...]:
         """Return every name that a hook may be given by, aliases included."""
@@ -195,20 +210,18 @@ class _AllFoundError(Exception):
     """Ends a forward pass whose remaining layers nobody asked for."""
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Return the tokenizer of a Hugging Face folder, as published."""
     folder = _checked_folder(folder)
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True
-            )
-    except (OSError, ValueError) as error:
+    # Without these files Transformers makes up a tokenizer that knows no words.
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(
-            f"lm.path: {str(folder)!r} holds no tokenizer that can be read; save one "
-            "beside the model with save_pretrained"
-        ) from error
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+            f"lm.path: {str(folder)!r} holds no tokenizer; save one beside the model "
+            "with save_pretrained"
+        )
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    assert isinstance(tokenizer, Tokenizer)
     return tokenizer
 
 
@@ -220,7 +233,7 @@ def read_vocab_size(folder: str | Path) -> int:
     return int(settings.get_text_config().vocab_size)
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Return the ids that stand for no text, such as the end of a document."""
     return frozenset(int(token) for token in tokenizer.all_special_ids)
 

@@ -14,8 +14,8 @@ from trilemma.config.saes import BatchTopK, JumpReLU, SAEConfig, TopK, Training
 from trilemma.formats import saelens
 from trilemma.sae import SAE
 
-# Thresholds start near zero and have to grow tenfold or more, which log(theta) does
-# at this multiple of the learning rate while the weights settle.
+# Thresholds, kept as logarithms, may have to grow tenfold while the weights settle; at
+# their learning rate that would take longer than a short run has steps.
 THRESHOLD_LR_FACTOR = 20.0
 
 # Steps between two looks at which latents are dead; each waits for the device.

@@ -182,7 +182,7 @@ def _names(configs: list[SAEConfig]) -> list[str]:
     names = []
     for config in configs:
         keys = [key for key in _SPARSITY_KEYS if hasattr(config, key)]
-        keys += [key for key in varying if hasattr(config, key)]
+        keys += [key for key in varying if getattr(config, key, None) is not None]
         parts = [f"{_short(key)}{getattr(config, key)}" for key in keys]
         names.append("-".join([config.kind, *parts]))
     for name in names:

@@ -1,13 +1,14 @@
 """What a pass over held-out rows needs of an SAE, and the control that is cut to k."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Coder(Protocol):
     """A code for activations that is decoded linearly, up to a constant."""
 
@@ -22,6 +23,7 @@ class Coder(Protocol):
         """Return the reconstruction."""
 
 
+@runtime_checkable
 class Autoencoder(Coder, Protocol):
     """A coder whose encoder is one affine map before its activation function."""
 

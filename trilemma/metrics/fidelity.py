@@ -1,7 +1,7 @@
 """Fidelity: what the LM's predictions lose when a reconstruction is spliced in."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ CE, KL, TOP1_AGREE = range(3)
 """Columns of the sums that `splices` returns."""
 
 
+@runtime_checkable
 class SplicedLM(Protocol):
     """An LM that can be run with one hook's activations replaced."""
 

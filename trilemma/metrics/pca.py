@@ -9,11 +9,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 _BITS_PER_DIM = 6
-"""The curve ends at this mean rate; a higher one is extrapolated at its slope."""
+"""The curve ends at this mean rate; what lies beyond is extrapolated."""
 _STEP = 2**0.25
-_MAX_STEPS = 60
-"""So at most 2^15 bins for the widest component: components without variance take no
-bits at any width, and the target may be out of reach."""
+_MAX_BINS = 1 << 22
+"""The curve also ends where more bins than this would be counted (32 MiB), for rows of
+few values or without variance in a component may never reach that rate."""
 
 
 class PCA(NamedTuple):
@@ -45,28 +45,32 @@ def fit(rows: Float[Tensor, "batch d_in"], *, mean: Float64[Tensor, " d_in"]) ->
 def rate_curve(pca: PCA, x: Float[Tensor, "batch d_in"]) -> RateCurve:
     """Return the sum of the entropies of the components at a range of bin widths."""
     scores = pca.components.float() @ (x - pca.mean.float()).T
+    spread = float((scores.amax(1) - scores.amin(1)).sum())
     width = 2 * float(scores.abs().max())
-    widths, rates = [], []
-    for _ in range(_MAX_STEPS):
+    widths, rates = [width], [0.0]
+    while width > 0 and rates[-1] < _BITS_PER_DIM * len(scores):
+        width /= _STEP
+        if spread / width > _MAX_BINS:
+            break
         widths.append(width)
         rates.append(_entropy_bits(scores, width))
-        if rates[-1] >= _BITS_PER_DIM * len(scores) or width == 0:
-            break
-        width /= _STEP
     return RateCurve(
         torch.tensor(widths, dtype=torch.float64),
         torch.tensor(rates, dtype=torch.float64),
     )
 
 
-def width_at(curve: RateCurve, rate_bits: float) -> float:
-    """Return the bin width at which the components take a rate, off the curve."""
+def width_at(curve: RateCurve, rate_bits: float, *, num_components: int) -> float:
+    """Return the bin width at which the components take a rate, off the curve.
+
+    Beyond the curve each halving is worth one bit a component, as in the limit of
+    narrow bins (Bennett 1948).
+    """
     rates = np.maximum.accumulate(curve.rate_bits.numpy())
-    octaves = np.log2(np.maximum(curve.width.numpy(), np.finfo(np.float64).tiny))
-    if rate_bits <= rates[-1] or len(rates) == 1:
-        return float(2 ** np.interp(rate_bits, rates, octaves))
-    slope = (octaves[-1] - octaves[-2]) / max(rates[-1] - rates[-2], 1e-12)
-    return float(2 ** (octaves[-1] + slope * (rate_bits - rates[-1])))
+    octaves = np.log2(np.maximum(curve.width.numpy(), np.finfo(np.float32).tiny))
+    octave = np.interp(rate_bits, rates, octaves)
+    beyond = max(0.0, rate_bits - rates[-1]) / num_components
+    return float(2 ** (octave - beyond))
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,6 @@ class QuantisedPCA:
 
 def _entropy_bits(scores: Float[Tensor, "d_in batch"], width: float) -> float:
     """Return the sum over components of the entropy of the rounded scores."""
-    if width == 0:
-        return 0.0
     symbol = (scores / width).round_().int()
     low = symbol.amin(1)
     span = symbol.amax(1) - low + 1

@@ -107,8 +107,7 @@ def test_a_code_that_never_fires_has_no_width() -> None:
 
 def test_a_perfect_reconstruction_still_has_a_finite_rate() -> None:
     acts = sparse_acts(500, 4, 0.2)
-    probes = rate.Probes(
-        np.arange(500), torch.zeros(500, 4), squared_deviation=float(acts.square().sum())
-    )
+    total = float(acts.square().sum())
+    probes = rate.Probes(np.arange(500), torch.zeros(500, 4), squared_deviation=total)
     width = rate.bin_width(codes_of(acts), probes, torch.eye(4), tolerance=0.01)
     assert width is not None and 1e-4 < width < 0.1

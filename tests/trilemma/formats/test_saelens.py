@@ -1,0 +1,131 @@
+"""SAELens folders, as written and as read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trilemma.formats import saelens
+from trilemma.formats.saelens import Activation, SAEFile
+
+
+def a_file(activation: Activation = "topk") -> SAEFile:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "W_enc": torch.randn(3, 8, generator=generator),
+        "b_enc": torch.randn(8, generator=generator),
+        "W_dec": torch.randn(8, 3, generator=generator),
+        "b_dec": torch.randn(3, generator=generator),
+    }
+    if activation == "jumprelu":
+        tensors["threshold"] = torch.rand(8, generator=generator)
+    return SAEFile(activation, tensors, 2 if activation == "topk" else None, {"a": [1]})
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / saelens.CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu"])
+def test_what_was_written_is_read_back(tmp_path: Path, activation: Activation) -> None:
+    file = a_file(activation)
+    saelens.write(file, tmp_path)
+    found = saelens.read(tmp_path)
+    assert (found.activation, found.k) == (activation, file.k)
+    assert found.metadata["a"] == [1]
+    assert found.tensors.keys() == file.tensors.keys()
+    assert all(torch.equal(found.tensors[n], t) for n, t in file.tensors.items())
+
+
+def test_equal_saes_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        saelens.write(a_file(), tmp_path / name)
+    for name in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE):
+        first, second = tmp_path / "first" / name, tmp_path / "second" / name
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_metadata_name_a_version_that_keeps_them(tmp_path: Path) -> None:
+    saelens.write(a_file(), tmp_path)
+    config = json.loads((tmp_path / saelens.CONFIG_FILE).read_text())
+    assert config["metadata"]["sae_lens_version"] == "6.54.0"
+    assert config["rescale_acts_by_decoder_norm"] is False
+
+
+def test_an_input_that_is_not_centred_is_folded(tmp_path: Path) -> None:
+    file = a_file("relu")
+    saelens.write(file, tmp_path)
+    change(tmp_path, apply_b_dec_to_input=False)
+    found, x = saelens.read(tmp_path).tensors, torch.randn(5, 3)
+    pre_acts = (x - found["b_dec"]) @ found["W_enc"] + found["b_enc"]
+    expected = x @ file.tensors["W_enc"] + file.tensors["b_enc"]
+    torch.testing.assert_close(pre_acts, expected)
+
+
+def test_activations_rescaled_by_decoder_norms_are_folded(tmp_path: Path) -> None:
+    file = a_file("topk")
+    saelens.write(file, tmp_path)
+    change(tmp_path, rescale_acts_by_decoder_norm=True)
+    found = saelens.read(tmp_path).tensors
+    norm = file.tensors["W_dec"].norm(dim=1)
+    torch.testing.assert_close(found["W_dec"].norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(found["b_enc"], file.tensors["b_enc"] * norm)
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere: found no cfg\.json; name a folder"):
+        saelens.read(tmp_path / "nowhere")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    saelens.write(a_file(), tmp_path)
+    (tmp_path / saelens.WEIGHTS_FILE).unlink()
+    with pytest.raises(ValueError, match=r"found no sae_weights\.safetensors"):
+        saelens.read(tmp_path)
+
+
+def test_a_torn_weights_file_is_refused(tmp_path: Path) -> None:
+    saelens.write(a_file(), tmp_path)
+    path = tmp_path / saelens.WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        saelens.read(tmp_path)
+
+
+def test_a_config_that_is_not_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / saelens.CONFIG_FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"cfg\.json: is not JSON"):
+        saelens.read(tmp_path)
+
+
+def test_a_config_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / saelens.CONFIG_FILE).write_text("[]")
+    with pytest.raises(ValueError, match=r"cfg\.json: is not a JSON object"):
+        saelens.read(tmp_path)
+
+
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    saelens.write(a_file(), tmp_path)
+    change(tmp_path, architecture="gated")
+    message = "found architecture 'gated'; one of 'standard', 'topk', 'jumprelu' can"
+    with pytest.raises(ValueError, match=message):
+        saelens.read(tmp_path)
+
+
+def test_activations_that_are_normalised_are_refused(tmp_path: Path) -> None:
+    saelens.write(a_file(), tmp_path)
+    change(tmp_path, normalize_activations="layer_norm")
+    with pytest.raises(ValueError, match="normalize_activations='layer_norm'; only"):
+        saelens.read(tmp_path)
+
+
+def test_tensors_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    saelens.write(a_file("relu"), tmp_path)
+    change(tmp_path, architecture="jumprelu")
+    with pytest.raises(
+        ValueError, match="found tensors W_dec, W_enc, b_dec, b_enc; an"
+    ):
+        saelens.read(tmp_path)

@@ -1,0 +1,87 @@
+"""Sparse codes and their gradients, against dense autograd."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from trilemma import codes
+
+BATCH, D_IN, D_SAE, K = 12, 5, 20, 3
+
+
+def leaf(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).requires_grad_()
+
+
+def weights() -> tuple[Tensor, ...]:
+    """Return W_enc, b_enc, W_dec, b_dec."""
+    return (
+        leaf(D_IN, D_SAE, seed=1),
+        leaf(D_SAE, seed=2),
+        leaf(D_SAE, D_IN, seed=3),
+        leaf(D_IN, seed=4),
+    )
+
+
+def support_of(kind: str, pre_acts: Tensor) -> codes.Support:
+    if kind == "topk":
+        return codes.topk(pre_acts, K)
+    if kind == "batchtopk":
+        return codes.batchtopk(pre_acts, K)
+    return codes.above(pre_acts, torch.full((D_SAE,), 0.3))
+
+
+KINDS = ["topk", "batchtopk", "above"]
+
+
+def test_batchtopk_keeps_k_times_batch_pairs() -> None:
+    pre_acts = leaf(BATCH, D_SAE, seed=0).detach()
+    assert len(codes.batchtopk(pre_acts, K).columns) == K * BATCH
+
+
+def test_batchtopk_keeps_the_largest_of_the_batch() -> None:
+    pre_acts = leaf(BATCH, D_SAE, seed=0).detach()
+    pairs = codes.batchtopk(pre_acts, K)
+    kept = pre_acts[pairs.rows, pairs.columns]
+    assert float(kept.min()) == float(pre_acts.flatten().topk(K * BATCH).values.min())
+
+
+def test_above_keeps_every_pair_over_the_floor() -> None:
+    pre_acts = leaf(BATCH, D_SAE, seed=0).detach()
+    pairs = codes.above(pre_acts, torch.full((D_SAE,), 0.3))
+    assert len(pairs.columns) == int((pre_acts > 0.3).sum())
+
+
+def test_a_row_without_pairs_decodes_to_zero() -> None:
+    pre_acts = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
+    pairs = codes.above(pre_acts, torch.zeros(2))
+    x_hat = codes.decode(torch.tensor([2.0]), torch.eye(2), support=pairs)
+    assert x_hat.tolist() == [[2.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_gradients_equal_the_dense_ones(kind: str) -> None:
+    x, target = leaf(BATCH, D_IN, seed=5).detach(), leaf(BATCH, D_IN, seed=6).detach()
+
+    sparse = weights()
+    W_enc, b_enc, W_dec, b_dec = sparse
+    pre_acts = ((x - b_dec) @ W_enc + b_enc).detach()
+    pairs = support_of(kind, pre_acts)
+    selected = codes.selected_pre_acts(
+        x, W_enc, b_enc, b_dec, pre_acts=pre_acts, support=pairs
+    )
+    x_hat = codes.decode(torch.relu(selected), W_dec, support=pairs) + b_dec
+    (x_hat - target).square().sum().backward()
+
+    dense = weights()
+    W_enc, b_enc, W_dec, b_dec = dense
+    mask = torch.zeros(BATCH, D_SAE)
+    mask[pairs.rows, pairs.columns] = 1
+    acts = torch.relu((x - b_dec) @ W_enc + b_enc) * mask
+    expected = acts @ W_dec + b_dec
+    (expected - target).square().sum().backward()
+
+    torch.testing.assert_close(x_hat, expected)
+    for found, wanted in zip(sparse, dense, strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-5, atol=1e-4)
