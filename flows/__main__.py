@@ -31,12 +31,12 @@ Force = Annotated[
 ]
 
 
-def main() -> int:
-    """Run the command line and return its exit status."""
+def main(words: list[str] | None = None) -> int:
+    """Run the command line, or the words given instead, and return the exit status."""
     try:
-        result = app(exit_on_error=False, print_error=False)
+        result = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        print(f"{_one_line(error)}; see python -m flows --help", file=sys.stderr)
+        print(f"{_one_line(error).rstrip(".")}; see python -m flows --help", file=sys.stderr)
         return MISUSED
     return result if isinstance(result, int) else DONE
 
@@ -137,20 +137,23 @@ def _flow(
         )
         return FAILED
     print(summary.ending_text(plan, ending.cached, time.monotonic() - began).rstrip())
-    for title, reason in ending.failed.items():
-        print(f"{title}: {reason}; resume with: {command}", file=sys.stderr)
+    for reason in dict.fromkeys(ending.failed.values()):
+        titles = ", ".join(t for t, why in ending.failed.items() if why == reason)
+        print(f"{titles}: {reason}; resume with: {command}", file=sys.stderr)
     return FAILED if ending.failed else DONE
 
 
 def _plan(profile: str, words: tuple[str, ...]) -> Any:  # Plan: imported only here
     from storage import home
-    from tasks import plan
     from trilemma import config
 
     try:
         run = config.load(profile, words)
         where = home.find()
         home.prepare(where)
+        # Imported last: it brings torch and transformers with it.
+        from tasks import plan
+
         return plan.make(run, where)
     except ValueError as error:
         print(error, file=sys.stderr)
