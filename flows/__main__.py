@@ -36,7 +36,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         result = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        print(f"{_one_line(error).rstrip(".")}; see python -m flows --help", file=sys.stderr)
+        print(
+            f"{_one_line(error).rstrip('.')}; see python -m flows --help",
+            file=sys.stderr,
+        )
         return MISUSED
     return result if isinstance(result, int) else DONE
 
@@ -66,6 +69,67 @@ for _stage in (
     "sharing",
 ):
     _stage_command(_stage)
+
+
+Night = Annotated[str, Parameter(help="A list of profiles: configs/nightly.yaml.")]
+
+
+@app.command
+def nightly(night: Night, *words: str) -> int:
+    """Run the profiles of a night, one after another, once and now."""
+    chosen = _night(night, words)
+    if chosen is None:
+        return MISUSED
+    from flows.nightly import Night as Ended
+    from flows.nightly import nightly as flow
+    from tasks.interruption import Interrupted
+
+    command = " ".join(["python -m flows nightly", night, *words])
+    profiles, changes = list(chosen.profiles), list(chosen.words)
+    state = flow(profiles, changes, return_state=True)
+    ended = state.result(raise_on_failure=False)
+    if isinstance(ended, Interrupted):
+        print(f"stopped: {ended}; resume with: {command}", file=sys.stderr)
+        return FAILED
+    if not isinstance(ended, Ended):
+        print(
+            f"nightly: {_one_line(ended)}; run again with: {command}", file=sys.stderr
+        )
+        return FAILED
+    for profile in ended.cached:
+        print(f"{profile}: cached")
+    for profile in ended.made:
+        print(f"{profile}: done")
+    for profile, reason in ended.failed.items():
+        again = " ".join(["python -m flows run", profile, *changes])
+        print(f"{profile}: {reason}; resume with: {again}", file=sys.stderr)
+    return FAILED if ended.failed else DONE
+
+
+@app.command
+def serve(
+    night: Night,
+    *words: str,
+    cron: Annotated[str, Parameter(help="When, such as '0 2 * * *'.")],
+    timezone: Annotated[str, Parameter(help="Of the cron line.")] = "UTC",
+) -> int:
+    """Run the profiles of a night at the times of a cron line, until stopped."""
+    chosen = _night(night, words)
+    if chosen is None:
+        return MISUSED
+    from flows import serving
+
+    try:
+        when = serving.schedule(cron, timezone)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return MISUSED
+    try:
+        serving.serve(chosen, when)
+    except serving.ServerError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    return DONE
 
 
 @app.command
@@ -155,6 +219,16 @@ def _plan(profile: str, words: tuple[str, ...]) -> Any:  # Plan: imported only h
         from tasks import plan
 
         return plan.make(run, where)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _night(path: str, words: tuple[str, ...]) -> Any:  # Nightly: imported only here
+    from trilemma.config import nightly
+
+    try:
+        return nightly.load(path, words)
     except ValueError as error:
         print(error, file=sys.stderr)
         return None

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from prefect import flow
-from prefect.logging import get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from flows.pipeline import Ending
@@ -75,7 +75,9 @@ def _reason(profile: str, ending: Ending | BaseException) -> str | None:
     """Return in one line why a profile failed; None if it did not."""
     if isinstance(ending, BaseException):
         lines = str(ending).removeprefix(f"{profile}: ").splitlines()
-        return "; ".join(" ".join(line.split()) for line in lines) or type(ending).__name__
+        return (
+            "; ".join(" ".join(line.split()) for line in lines) or type(ending).__name__
+        )
     if not ending.failed:
         return None
     title, reason = next(iter(ending.failed.items()))

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import multiprocessing
+import os
 import signal
 import socket
 import subprocess
@@ -11,18 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+)
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.flows import EntrypointType
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Schedule
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.nightly import nightly
 from trilemma.config.nightly import Nightly
 
 _START_SECONDS = 120
+_CHECKPOINT_SECONDS = 120
 _STOP_SECONDS = 10
+# Prefect keeps who holds a deployment's slot in memory unless told otherwise; a night
+# killed together with the server would then hold its slot for ever.
+_LEASES = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    )
+}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -30,7 +43,7 @@ class ServerError(RuntimeError):
     """The Prefect server cannot be reached, or did not start."""
 
 
-def schedule(cron: str, timezone: str) -> Cron:
+def schedule(cron: str, timezone: str) -> Schedule:
     """Return the schedule that a cron line means.
 
     Raises:
@@ -48,7 +61,7 @@ def schedule(cron: str, timezone: str) -> Cron:
     return Cron(cron, timezone=timezone)
 
 
-def serve(night: Nightly, when: Cron) -> None:
+def serve(night: Nightly, when: Schedule) -> None:
     """Run a night at each scheduled time, until the process is asked to stop.
 
     A night that is still going on when the next is due is let be: the next one is
@@ -58,7 +71,7 @@ def serve(night: Nightly, when: Cron) -> None:
     Raises:
         ServerError: the server named cannot be reached, or ours did not start.
     """
-    with _server():
+    with _server(), _nights_stopped():
         nightly.serve(
             name="nightly",
             schedule=when,
@@ -68,6 +81,19 @@ def serve(night: Nightly, when: Cron) -> None:
             ),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+
+
+@contextlib.contextmanager
+def _nights_stopped() -> Iterator[None]:
+    """Ask a night that is going on to checkpoint and stop, before its server does."""
+    try:
+        yield
+    finally:
+        nights = multiprocessing.active_children()
+        for night in nights:
+            night.terminate()
+        for night in nights:
+            night.join(_CHECKPOINT_SECONDS)
 
 
 @contextlib.contextmanager
@@ -101,13 +127,24 @@ def _server() -> Iterator[None]:
 def _child(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a server on loopback that stops with this process, however it ends."""
     command = [
-        sys.executable, "-m", "prefect", "server", "start",
-        "--host", "127.0.0.1", "--port", str(port),
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as sink:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=_LEASES | os.environ,
             # Nothing else tells a child that its parent was killed.
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads of ours yet
             # A Ctrl-C is for us: the runner still has runs to report.

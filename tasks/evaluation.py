@@ -17,6 +17,7 @@ from tasks import environment, harvest, lm, stage, training
 from tasks.plan import Plan, Step
 from trilemma import evaluation as library
 from trilemma.lm import LM
+from trilemma.metrics.scalar import Scalar
 from trilemma.sequences import Sequences
 
 METRICS = "metrics.json"
@@ -113,9 +114,13 @@ def _member_body(work: stage.Work) -> None:
     get_run_logger().info(
         "%s: %s",
         step.title,
-        ", ".join(f"{name} {result.metrics[name].value:.3g}" for name in headline),
+        ", ".join(f"{name} {_shown(result.metrics[name])}" for name in headline),
     )
     work.commit(step)
+
+
+def _shown(scalar: Scalar) -> str:
+    return "undefined" if scalar.value is None else f"{scalar.value:.3g}"
 
 
 def _train_rows(plan: Plan, hook: str) -> Tensor:

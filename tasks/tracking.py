@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from trilemma.training import StepRow
 _BLOCK = 32_768
 _HEADER = struct.Struct("<IHB")
 _FILE_HEADER = 7
+_SETTLE_SECONDS = 30.0
+_POLL_SECONDS = 0.05
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
@@ -155,7 +158,7 @@ def checked(run: "wandb.Run", mode: str, names: Sequence[str]) -> dict[str, Any]
     record = {"mode": mode, "run_id": run.id, "artifacts": sorted(names), "rows": 1}
     if mode == "online":
         return record | {"where": run.url}
-    found = kept(folder)
+    found = settled(folder)
     lost = sorted(set(names) - set(found.artifacts))
     if lost or not found.history_rows or not found.finished:
         raise TrackingError(
@@ -163,6 +166,17 @@ def checked(run: "wandb.Run", mode: str, names: Sequence[str]) -> dict[str, Any]
             "run sharing again"
         )
     return record | {"where": str(folder), "rows": found.history_rows}
+
+
+def settled(folder: Path) -> Kept:
+    """Return what a run keeps once its end is on the disk.
+
+    `finish` may return while the other process of W&B is still writing.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while not (found := kept(folder)).finished and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return found
 
 
 def kept(folder: Path) -> Kept:
@@ -197,6 +211,8 @@ def _records(path: Path) -> Iterator[bytes]:
             continue
         crc, size, kind = _HEADER.unpack_from(data, at)
         body = data[at + _HEADER.size : at + _HEADER.size + size]
+        if len(body) < size:
+            return  # still being written, or cut short by a kill
         if zlib.crc32(body, zlib.crc32(bytes([kind]))) & 0xFFFFFFFF != crc:
             raise TrackingError(f"{path}: damaged at byte {at}; share the run again")
         at += _HEADER.size + size

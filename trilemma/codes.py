@@ -129,7 +129,7 @@ def _sum_by_column(values: Tensor, table: Tensor, support: Support) -> Tensor:
 
 class _SelectedPreActs(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917  # autograd passes arguments by position
+    def forward(
         ctx: Any,
         x: Tensor,
         W_enc: Tensor,

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -33,14 +34,15 @@ def initial_weights(
 ) -> Weights:
     """Return the weights before the first step, from the config's seed alone.
 
-    Decoder rows are random unit vectors and the encoder their transpose.
+    Decoder rows are random unit vectors, the encoder their transpose, scaled so that
+    the first reconstructions are about as large as the activations.
     """
     digest = hashlib.sha256(f"{config.seed}/sae".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     rows = torch.randn(config.d_sae, d_in, generator=generator)
     W_dec = functional.normalize(rows, dim=1)
     weights = {
-        "W_enc": W_dec.t().contiguous(),
+        "W_enc": _encoder_scale(config, d_in) * W_dec.t().contiguous(),
         "b_enc": torch.zeros(config.d_sae),
         "W_dec": W_dec,
         "b_dec": b_dec,
@@ -127,6 +129,25 @@ def terms(
             k=min(d_in // 2, len(dead)),
         )
     return Terms(loss, fvu.detach(), acts.detach() > 0)
+
+
+def _encoder_scale(config: SAEConfig, d_in: int) -> float:
+    """Return the scale of the encoder with the least first error.
+
+    With random unit rows and isotropic activations, E||x||^2 = d_in, pre-activations
+    are standard normal; let S be the sum of squares of those that are kept. At scale c
+    the reconstruction has the inner product c S with x and the squared norm
+    c^2 (S^2 / d_in + S), so that c = d_in / (d_in + S) is best. For a wide SAE that
+    keeps half its latents at first c = 1 gives many times x, and a short run spends
+    most of its steps on getting rid of that.
+    """
+    share = 0.5
+    if isinstance(config, TopK | BatchTopK):
+        share = min(config.k / config.d_sae, 0.5)
+    normal = NormalDist()
+    cut = normal.inv_cdf(1 - share)
+    kept = config.d_sae * (share + cut * normal.pdf(cut))
+    return d_in / (d_in + kept)
 
 
 class _Acts(NamedTuple):

@@ -172,7 +172,7 @@ class Member:
         )
         for weight in self._trained:
             weight.grad = None
-        terms.loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.autograd.backward(terms.loss)
         self._apply(terms.loss.detach())
         self._count(pre_acts, pairs, terms.is_on)
         return self._log(terms, len(x), coefficient)

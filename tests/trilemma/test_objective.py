@@ -2,7 +2,7 @@
 
 import torch
 
-from trilemma import objective
+from trilemma import codes, objective
 from trilemma.config.saes import BatchTopK, JumpReLU, ReLU, SAEConfig, TopK
 
 CONFIGS: list[SAEConfig] = [
@@ -38,7 +38,29 @@ def test_kinds_with_one_seed_start_from_the_same_weights() -> None:
     ]
     assert all(torch.equal(s["W_dec"], starts[0]["W_dec"]) for s in starts)
     torch.testing.assert_close(starts[0]["W_dec"].norm(dim=1), torch.ones(12))
-    assert torch.equal(starts[0]["W_enc"], starts[0]["W_dec"].t())
+
+
+def test_the_encoder_starts_along_the_decoder() -> None:
+    for config in CONFIGS:
+        start = objective.initial_weights(config, d_in=4, b_dec=torch.zeros(4))
+        ratio = start["W_enc"] / start["W_dec"].t()
+        torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+
+
+def test_the_encoder_starts_at_the_scale_with_the_least_error() -> None:
+    x = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    kinds: list[SAEConfig] = [
+        ReLU(kind="relu", d_sae=512, l1_coefficient=2.0),
+        TopK(kind="topk", d_sae=512, k=16),
+    ]
+    for config in kinds:
+        start = objective.initial_weights(config, d_in=64, b_dec=torch.zeros(64))
+        pre_acts = x @ start["W_enc"]
+        pairs = objective.support(config, start, pre_acts)
+        values = torch.relu(pre_acts[pairs.rows, pairs.columns])
+        x_hat = codes.decode(values, start["W_dec"], support=pairs)
+        best = float((x_hat * x).sum() / x_hat.square().sum())
+        assert abs(best - 1) < 0.05
 
 
 def test_seeds_start_from_other_weights() -> None:

@@ -4,25 +4,22 @@ from pathlib import Path
 
 import torch
 
+from trilemma.formats.saelens import Activation
 from trilemma.sae import SAE
 
 
-def an_sae(activation: str = "topk") -> SAE:
+def an_sae(activation: Activation = "topk") -> SAE:
     generator = torch.Generator().manual_seed(0)
-    tensors = {
-        "W_enc": torch.randn(6, 16, generator=generator),
-        "b_enc": torch.randn(16, generator=generator),
-        "W_dec": torch.randn(16, 6, generator=generator),
-        "b_dec": torch.randn(6, generator=generator),
-    }
-    match activation:
-        case "topk":
-            return SAE("topk", **tensors, k=3, metadata={"hook_name": "here"})
-        case "jumprelu":
-            threshold = torch.rand(16, generator=generator)
-            return SAE("jumprelu", **tensors, threshold=threshold)
-        case _:
-            return SAE("relu", **tensors)
+    return SAE(
+        activation,
+        W_enc=torch.randn(6, 16, generator=generator),
+        b_enc=torch.randn(16, generator=generator),
+        W_dec=torch.randn(16, 6, generator=generator),
+        b_dec=torch.randn(6, generator=generator),
+        threshold=torch.full((16,), 0.4) if activation == "jumprelu" else None,
+        k=3 if activation == "topk" else None,
+        metadata={"hook_name": "here"},
+    )
 
 
 def test_forward_is_decode_of_encode() -> None:
@@ -53,7 +50,8 @@ def test_repr_names_the_activation_and_the_sizes() -> None:
 
 def test_an_sae_that_was_saved_and_loaded_encodes_alike(tmp_path: Path) -> None:
     x = torch.randn(9, 6)
-    for activation in ("relu", "topk", "jumprelu"):
+    activations: tuple[Activation, ...] = ("relu", "topk", "jumprelu")
+    for activation in activations:
         sae = an_sae(activation)
         sae.save(tmp_path / activation)
         loaded = SAE.load(tmp_path / activation)

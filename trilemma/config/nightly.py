@@ -41,7 +41,7 @@ def load(path: str | Path, words: tuple[str, ...] = ()) -> Nightly:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ProfileError(
-            f"{path}: cannot be read ({reason}); name a file such as configs/nightly.yaml"
+            f"{path}: cannot be read ({reason}); name one such as configs/nightly.yaml"
         ) from error
     except yaml.YAMLError as error:
         raise ProfileError(f"{path}: is not YAML: {_one_line(error)}") from error

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trilemma import activation_functions
+
 
 @runtime_checkable
 class Coder(Protocol):
@@ -54,11 +56,10 @@ class Strongest:
         return self.sae.W_dec
 
     def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """Return the k largest of the rectified activations; the others are zero."""
+        """Return the k largest latents; the others are zero."""
         sae = self.sae
-        acts = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).relu()
-        values, indices = acts.topk(self.k, dim=-1, sorted=False)
-        return torch.zeros_like(acts).scatter(-1, indices, values)
+        pre_acts = torch.addmm(sae.b_enc, x - sae.b_dec, sae.W_enc)
+        return activation_functions.topk(pre_acts, self.k)
 
     def decode(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction of the SAE."""

@@ -108,15 +108,15 @@ def bin_width(
 
 
 def levels(
-    value: Float64[Tensor, " entry"], width: float
-) -> Float64[Tensor, " entry"]:
+    value: Float64[Tensor, "*entries"], width: float
+) -> Float64[Tensor, "*entries"]:
     """Return the symbol of each positive activation: 1, 2, ...; 0 means silent."""
     return (value / width).floor() + 1
 
 
 def midpoints(
-    level: Float64[Tensor, " entry"], width: float
-) -> Float64[Tensor, " entry"]:
+    level: Float64[Tensor, "*entries"], width: float
+) -> Float64[Tensor, "*entries"]:
     """Return the activation that a symbol stands for: the middle of its bin."""
     return (level - 0.5) * width
 

@@ -1,0 +1,78 @@
+"""The documents: their snippets run, their commands exist, their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flows.__main__ import app
+from storage import artifacts
+from storage.store_writer import HookChunk, Layout, StoreWriter
+from trilemma.sae import SAE
+
+DOCUMENTS = sorted([Path("README.md"), *Path("docs").glob("*.md")])
+HOOK = "blocks.2.hook_resid_post"
+CTX, D_IN, NUM_SEQS = 16, 8, 128
+
+
+def blocks(language):
+    for path in DOCUMENTS:
+        found = re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+        for index, text in enumerate(found):
+            yield pytest.param(text, id=f"{path}-{index}")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Return a folder with a store in bfloat16 and an SAE where the documents say."""
+    harvest = tmp_path / "artifacts" / "harvest" / "KEY"
+    harvest.mkdir(parents=True)
+    x = torch.randn(NUM_SEQS * CTX, D_IN, generator=torch.Generator().manual_seed(0))
+    stored = x.bfloat16().view(torch.uint16).numpy()
+    writer = StoreWriter(
+        harvest,
+        "train",
+        Layout(CTX, {HOOK: D_IN}, "bfloat16", 1 << 20, "none", {}),
+        tokens=np.zeros((NUM_SEQS, CTX), np.int32),
+        document=np.zeros((NUM_SEQS, CTX), np.int64),
+        mask=np.zeros(NUM_SEQS * CTX, np.uint8),
+    )
+    writer.write_chunk(0, {HOOK: HookChunk(stored, x.norm(dim=1).numpy())})
+    known = writer.finish(writer.first_mask, {HOOK: {}}, {HOOK: {}})
+    artifacts.commit(
+        harvest, stage="harvest", key="KEY", version=1, config={}, parents={}, known=known
+    )
+    weights = {"W_enc": torch.eye(D_IN), "W_dec": torch.eye(D_IN)}
+    biases = {"b_enc": torch.zeros(D_IN), "b_dec": torch.zeros(D_IN)}
+    folder = tmp_path / "artifacts" / "training" / "KEY" / "sae"
+    SAE("topk", k=2, **weights, **biases).save(folder)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", list(blocks("python")))
+def test_python_snippet_runs(text, checkout):
+    names = {"path": "artifacts/harvest/KEY/train.zarr"}
+    exec(text.replace("<key>", "KEY"), names)
+    assert names["x"].dtype == torch.bfloat16 or "sae" in names
+
+
+@pytest.mark.parametrize("text", list(blocks("(?:sh|bash)")))
+def test_commands_of_the_command_line_exist(text):
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:3] == ["python", "-m", "flows"]:
+            assert words[3] in app or words[3] == "--help", line
+            if len(words) > 4 and words[4].startswith("configs/"):
+                assert Path(words[4]).exists(), line
+        elif words[:1] == ["make"]:
+            assert f"\n{words[1]}:" in Path("Makefile").read_text(), line
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target

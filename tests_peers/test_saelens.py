@@ -1,0 +1,73 @@
+"""SAELens itself reads what is saved, and encodes and decodes the same."""
+
+from pathlib import Path
+
+import pytest
+import sae_lens
+import torch
+
+from trilemma.config.saes import BatchTopK, JumpReLU, ReLU, SAEConfig, TopK, Training
+from trilemma.sae import SAE
+from trilemma.training import Member, Start
+
+D_IN, D_SAE = 16, 64
+CONFIGS: list[SAEConfig] = [
+    ReLU(kind="relu", d_sae=D_SAE, l1_coefficient=0.5),
+    JumpReLU(kind="jumprelu", d_sae=D_SAE, l0_coefficient=0.5),
+    TopK(kind="topk", d_sae=D_SAE, k=4),
+    BatchTopK(kind="batchtopk", d_sae=D_SAE, k=4),
+]
+
+
+def rows() -> torch.Tensor:
+    return 5 * torch.randn(640, D_IN, generator=torch.Generator().manual_seed(0)) + 1
+
+
+def trained(config: SAEConfig) -> SAE:
+    x = rows()
+    start = Start(D_IN, x.mean(0), float(x.square().sum(1).mean()))
+    member = Member(
+        config,
+        Training(log_every_steps=5),
+        start=start,
+        num_steps=10,
+        key="one",
+        device="cpu",
+    )
+    for batch in x.split(64):
+        member.step(batch)
+    return member.export()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_saelens_encodes_and_decodes_the_same(
+    config: SAEConfig, tmp_path: Path
+) -> None:
+    ours, x = trained(config), rows()
+    ours.save(tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    with torch.no_grad():
+        acts = ours.encode(x)
+        torch.testing.assert_close(theirs.encode(x), acts, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            theirs.decode(acts), ours.decode(acts), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_saelens_keeps_the_metadata(tmp_path: Path) -> None:
+    ours = trained(CONFIGS[0])
+    ours.metadata["hook_name"] = "blocks.2.hook_resid_post"
+    ours.save(tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    assert theirs.cfg.metadata.hook_name == "blocks.2.hook_resid_post"
+    assert theirs.cfg.metadata.trilemma["config"]["kind"] == "relu"
+
+
+def test_an_sae_that_saelens_saved_is_read(tmp_path: Path) -> None:
+    config = sae_lens.TopKSAEConfig(d_in=D_IN, d_sae=D_SAE, k=4)
+    theirs, x = sae_lens.TopKSAE(config), rows()
+    theirs.save_model(tmp_path)
+    ours = SAE.load(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(x), theirs.encode(x))
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
