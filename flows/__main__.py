@@ -124,8 +124,10 @@ def serve(
     except ValueError as error:
         print(error, file=sys.stderr)
         return MISUSED
+    from flows.nightly import nightly as flow
+
     try:
-        serving.serve(chosen, when)
+        serving.serve(flow, chosen, when)
     except serving.ServerError as error:
         print(error, file=sys.stderr)
         return FAILED

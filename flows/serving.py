@@ -1,4 +1,4 @@
-"""Serve the `nightly` flow on one machine: its schedule, and a server to keep it."""
+"""Serve a night on this machine: its schedule, and a Prefect server to keep it."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import (
@@ -18,12 +19,12 @@ from prefect.client.schemas.objects import (
     ConcurrencyLimitStrategy,
 )
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.flows import Flow
 from prefect.schedules import Cron, Schedule
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
-from flows.nightly import nightly
 from trilemma.config.nightly import Nightly
 
 _START_SECONDS = 120
@@ -61,8 +62,8 @@ def schedule(cron: str, timezone: str) -> Schedule:
     return Cron(cron, timezone=timezone)
 
 
-def serve(night: Nightly, when: Schedule) -> None:
-    """Run a night at each scheduled time, until the process is asked to stop.
+def serve(flow: Flow[..., Any], night: Nightly, when: Schedule) -> None:
+    """Run a flow on a night at each scheduled time, until the process is asked to stop.
 
     A night that is still going on when the next is due is let be: the next one is
     cancelled. Prefect's own temporary server schedules nothing, so there is a whole
@@ -72,8 +73,8 @@ def serve(night: Nightly, when: Schedule) -> None:
         ServerError: the server named cannot be reached, or ours did not start.
     """
     with _server(), _nights_stopped():
-        nightly.serve(
-            name="nightly",
+        flow.serve(
+            name=flow.name,
             schedule=when,
             parameters=night.model_dump(mode="json"),
             global_limit=ConcurrencyLimitConfig(

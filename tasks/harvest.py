@@ -114,7 +114,7 @@ def _write_split(
                 raise interruption.Interrupted("asked to stop while harvesting")
             sequences = writer.sequences(index)
             hooks = source.readers[split](
-                np.asarray(rows.tokens[sequences]), sequences.start
+                np.array(rows.tokens[sequences]), sequences.start
             )
             writer.write_chunk(
                 index,

@@ -59,11 +59,15 @@ def evaluate(
     )
     length = rate.code_length(codes, rate.symbols(codes, width))
     bits = summaries.code_rate(
-        codes, length, config, method="one bin width for all latents, the largest that "
+        codes,
+        length,
+        config,
+        method="one bin width for all latents, the largest that "
         f"raises fvu by {config.rate_fvu_tolerance:g} (relative)",
     )
     states = liveness.states(
-        measured.num_fired, num_tokens=baseline.num_tokens,
+        measured.num_fired,
+        num_tokens=baseline.num_tokens,
         dead_density=config.dead_density,
     )
     metrics = {"rate_bits": bits, **measured.metrics} | summaries.live_fractions(
@@ -71,8 +75,13 @@ def evaluate(
     )
     if lm is not None and baseline.ce is not None:
         spliced = fidelity.splices(
-            sae, lm, eval_batches(), hook=hook, documents=baseline.documents.numpy(),
-            num_seqs=config.ce_seqs, batch_seqs=config.batch_seqs,
+            sae,
+            lm,
+            eval_batches(),
+            hook=hook,
+            documents=baseline.documents.numpy(),
+            num_seqs=config.ce_seqs,
+            batch_seqs=config.batch_seqs,
         )
         metrics |= summaries.losses(baseline.ce, spliced, config)
 
@@ -146,14 +155,19 @@ class _Bench:
     def pca_control(self, width: float, *, device: torch.device) -> dict[str, Scalar]:
         """Return what principal components at a bin width score."""
         found = self.baseline.components
-        measured = self.measure(pca.QuantisedPCA(
-            mean=found.mean.float().to(device),
-            W_dec=found.components.float().to(device), width=width,
-        ))
+        measured = self.measure(
+            pca.QuantisedPCA(
+                mean=found.mean.float().to(device),
+                W_dec=found.components.float().to(device),
+                width=width,
+            )
+        )
         codes = measured.sample.codes
         symbol = np.rint(codes.value.astype(np.float64) / width).astype(np.int64)
         bits = summaries.code_rate(
-            codes, rate.code_length(codes, symbol), self.config,
+            codes,
+            rate.code_length(codes, symbol),
+            self.config,
             method="one bin width for all components, chosen to meet the SAE's rate",
         )
         kept = ("fvu", "l0", "polysemanticity")

@@ -1,4 +1,4 @@
-"""The documents: their snippets run, their commands exist, their links lead somewhere."""
+"""The documents: snippets run, commands exist, links lead somewhere."""
 
 import re
 import shlex
@@ -43,7 +43,13 @@ def checkout(tmp_path, monkeypatch):
     writer.write_chunk(0, {HOOK: HookChunk(stored, x.norm(dim=1).numpy())})
     known = writer.finish(writer.first_mask, {HOOK: {}}, {HOOK: {}})
     artifacts.commit(
-        harvest, stage="harvest", key="KEY", version=1, config={}, parents={}, known=known
+        harvest,
+        stage="harvest",
+        key="KEY",
+        version=1,
+        config={},
+        parents={},
+        known=known,
     )
     weights = {"W_enc": torch.eye(D_IN), "W_dec": torch.eye(D_IN)}
     biases = {"b_enc": torch.zeros(D_IN), "b_dec": torch.zeros(D_IN)}

@@ -12,6 +12,9 @@ from storage import home as homes
 
 TOY = "configs/toy.yaml"
 NO_TOY = "toy=null"
+CORPUS = "corpus={kind: embedded}"
+HARVEST = "harvest={hooks: [a]}"
+NO_TEXT = "corpus={kind: text, paths: [/none/*.txt]}"
 
 
 @pytest.fixture
@@ -38,18 +41,15 @@ def said(home, monkeypatch, capsys):
         (["show", TOY, "saes.0.k=abc"], "saes.0.k: found 'abc'"),
         (["show", TOY, "saes.0.k=9999"], "saes.0.k: found 9999; must not exceed"),
         (
-            ["run", TOY, NO_TOY, "lm={kind: local, path: /none}"]
-            + ["corpus={kind: embedded}", "harvest={hooks: [a]}"],
+            ["run", TOY, NO_TOY, "lm={kind: local, path: /none}", CORPUS, HARVEST],
             "lm.path: no folder '/none'",
         ),
         (
-            ["run", TOY, NO_TOY, "lm={kind: hub, id: nobody/nothing}"]
-            + ["corpus={kind: embedded}", "harvest={hooks: [a]}"],
+            ["run", TOY, NO_TOY, "lm={kind: hub, id: nobody/none}", CORPUS, HARVEST],
             "lm.id: ",
         ),
         (
-            ["run", TOY, NO_TOY, "lm={kind: embedded}", "harvest={hooks: [a]}"]
-            + ["corpus={kind: text, paths: [/none/*.txt]}"],
+            ["run", TOY, NO_TOY, "lm={kind: embedded}", HARVEST, NO_TEXT],
             "corpus.paths",
         ),
     ],

@@ -48,19 +48,25 @@ def tied(directions: Tensor, threshold: float = 0.25) -> Linear:
 
 def cut(whole: Sequences, sizes: list[int]) -> Batches:
     """Return batches of the given numbers of sequences."""
+
     def batches() -> Iterator[Sequences]:
         start = 0
         for size in sizes:
             yield Sequences(*(part[start : start + size] for part in whole))
             start += size
         assert start == len(whole.tokens)
+
     return batches
 
 
 @pytest.fixture
 def config() -> Evaluation:
     return Evaluation(
-        num_resamples=200, rate_tokens=3000, num_clusters=8, ce_seqs=40, batch_seqs=16,
+        num_resamples=200,
+        rate_tokens=3000,
+        num_clusters=8,
+        ce_seqs=40,
+        batch_seqs=16,
         dead_density=1e-2,
     )
 
@@ -92,8 +98,12 @@ def prepare(
 ) -> evaluation.Baseline:
     flat = rows.x.reshape(-1, rows.x.shape[-1])
     return evaluation.baseline(
-        config, eval_batches=cut(rows, [128]), train_rows=flat, mean=flat.mean(0),
-        lm=lm, hook="toy",
+        config,
+        eval_batches=cut(rows, [128]),
+        train_rows=flat,
+        mean=flat.mean(0),
+        lm=lm,
+        hook="toy",
     )
 
 
@@ -107,8 +117,13 @@ def measure(
     lm: "TinyLM | None" = None,
 ) -> evaluation.EvaluationResult:
     return evaluation.evaluate(
-        sae, config, baseline=prepare(config, rows, lm),
-        eval_batches=cut(rows, list(sizes)), lm=lm, hook="toy", control=sae,
+        sae,
+        config,
+        baseline=prepare(config, rows, lm),
+        eval_batches=cut(rows, list(sizes)),
+        lm=lm,
+        hook="toy",
+        control=sae,
         features=features,
     )
 
@@ -199,8 +214,14 @@ def test_masked_rows_do_not_count(
     wild[:, 0] = 1e6
     quiet = measure(tied(features), config, rows)
     found = evaluation.evaluate(
-        tied(features), config, baseline=prepare(config, rows), lm=None, hook="toy",
-        eval_batches=cut(rows._replace(x=wild), [128]), control=None, features=None,
+        tied(features),
+        config,
+        baseline=prepare(config, rows),
+        lm=None,
+        hook="toy",
+        eval_batches=cut(rows._replace(x=wild), [128]),
+        control=None,
+        features=None,
     )
     assert "frozen_random" not in found.controls
     assert found.metrics["fvu"].n == 128 * (CTX - 1)
@@ -233,9 +254,7 @@ def test_the_pca_control_meets_the_rate(
     found = measure(tied(features), config, rows)
     bits = found.controls["pca"]["rate_bits"].value
     assert bits == pytest.approx(value(found, "rate_bits"), rel=0.02)
-    assert list(found.controls["pca"]) == [
-        "rate_bits", "fvu", "l0", "polysemanticity"
-    ]
+    assert list(found.controls["pca"]) == ["rate_bits", "fvu", "l0", "polysemanticity"]
 
 
 def test_the_frozen_random_control_fires_as_often_as_the_sae(

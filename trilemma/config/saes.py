@@ -45,10 +45,10 @@ class JumpReLU(_SAE):
         0.05, ge=0, le=1, description="Share of the steps over which L0 is turned up."
     )
     threshold_init: PositiveFloat = Field(
-        0.1, description="Threshold at the start, in scaled units."
+        0.4, description="Threshold at the start, in scaled units."
     )
     bandwidth: PositiveFloat = Field(
-        0.1, description="Width of the straight-through estimator, in scaled units."
+        0.3, description="Width of the straight-through estimator, in scaled units."
     )
 
 

@@ -22,7 +22,11 @@ class EmbeddedLM(Section):
         1_150_000, description="Tokens of training, rounded up to whole batches."
     )
     batch_seqs: PositiveInt = Field(8, description="Sequences in a training batch.")
-    lr: PositiveFloat = Field(3e-3, description="Peak learning rate of AdamW.")
+    lr: PositiveFloat = Field(
+        3e-3,
+        description="Peak learning rate of biases and norms; the "
+        "matrices, embedding and unembedding train at fixed multiples of it.",
+    )
     seed: NonNegativeInt = Field(0, description="Seed of weights and batch order.")
 
 

@@ -143,14 +143,22 @@ def baseline(
         labels, num_labels = tokens.reshape(-1).int(), int(tokens.max()) + 1
     else:
         labels = clusters.labels(
-            tokens, document, counted, embedding=lm.embedding().cpu(),
-            context_tokens=config.context_tokens, num_clusters=config.num_clusters,
+            tokens,
+            document,
+            counted,
+            embedding=lm.embedding().cpu(),
+            context_tokens=config.context_tokens,
+            num_clusters=config.num_clusters,
             seed=config.seed,
         )
         num_labels = config.num_clusters
         ce = fidelity.ablations(
-            lm, eval_batches(), hook=hook, mean=mean.float(),
-            documents=documents.numpy(), num_seqs=config.ce_seqs,
+            lm,
+            eval_batches(),
+            hook=hook,
+            mean=mean.float(),
+            documents=documents.numpy(),
+            num_seqs=config.ce_seqs,
             batch_seqs=config.batch_seqs,
         )
     components = pca.fit(train_rows, mean=centre)

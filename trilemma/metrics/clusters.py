@@ -46,10 +46,12 @@ def labels(
     chosen = torch.zeros_like(flat)
     chosen[flat.nonzero()[:, 0][::step]] = True
     starts = range(0, len(flat), _BLOCK_SEQS * tokens.shape[1])
-    found = torch.cat([
-        block[chosen[start : start + len(block)]]
-        for start, block in zip(starts, blocks(), strict=True)
-    ])
+    found = torch.cat(
+        [
+            block[chosen[start : start + len(block)]]
+            for start, block in zip(starts, blocks(), strict=True)
+        ]
+    )
     centre = found.mean(0)
     sample = _unit(found - centre).numpy()
     distinct = len(np.unique(sample, axis=0))
@@ -63,10 +65,12 @@ def labels(
         model = KMeans(num_clusters, n_init=1, random_state=seed).fit(sample)
     centres = torch.from_numpy(model.cluster_centers_)
     bias = centres.square().sum(1) / 2
-    return torch.cat([
-        (_unit(block - centre) @ centres.T - bias).argmax(1).int()
-        for block in blocks()
-    ])
+    return torch.cat(
+        [
+            (_unit(block - centre) @ centres.T - bias).argmax(1).int()
+            for block in blocks()
+        ]
+    )
 
 
 def _sif_weights(

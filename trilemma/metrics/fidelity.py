@@ -68,11 +68,14 @@ def ablations(
     def losses(batch: Sequences) -> Float64[Tensor, "batch pos column"]:
         zero = torch.zeros_like(batch.x)
         targets = batch.tokens[:, 1:]
-        return torch.stack([
-            _cross_entropy(lm.logits(batch.tokens), targets),
-            _cross_entropy(_spliced(lm, hook, batch, zero), targets),
-            _cross_entropy(_spliced(lm, hook, batch, zero + mean), targets),
-        ], dim=-1)
+        return torch.stack(
+            [
+                _cross_entropy(lm.logits(batch.tokens), targets),
+                _cross_entropy(_spliced(lm, hook, batch, zero), targets),
+                _cross_entropy(_spliced(lm, hook, batch, zero + mean), targets),
+            ],
+            dim=-1,
+        )
 
     return _document_losses(
         losses, _first(batches, num_seqs, batch_seqs), documents, num_columns=3
@@ -114,10 +117,12 @@ def _cross_entropy(
     logits: Float[Tensor, "batch pos vocab"], targets: Int64[Tensor, "batch last"]
 ) -> Float64[Tensor, "batch last"]:
     # One sequence at a time: its logits stay in the processor's cache.
-    return torch.stack([
-        (row[:-1].logsumexp(-1) - row[:-1].gather(1, target[:, None])[:, 0]).cpu()
-        for row, target in zip(logits, targets.to(logits.device), strict=True)
-    ]).double()
+    return torch.stack(
+        [
+            (row[:-1].logsumexp(-1) - row[:-1].gather(1, target[:, None])[:, 0]).cpu()
+            for row, target in zip(logits, targets.to(logits.device), strict=True)
+        ]
+    ).double()
 
 
 def _comparison(

@@ -42,8 +42,11 @@ def bootstrap_ratio(
     is not above `min_denominator`.
     """
     return bootstrap_ratios(
-        np.asarray(num)[:, None], np.asarray(den)[:, None],
-        num_resamples=num_resamples, seed=seed, min_denominator=min_denominator,
+        np.asarray(num)[:, None],
+        np.asarray(den)[:, None],
+        num_resamples=num_resamples,
+        seed=seed,
+        min_denominator=min_denominator,
     )[0]
 
 
@@ -85,9 +88,9 @@ def resampled_sums(
     """
     if len(sums) == 0:
         return np.zeros((num_resamples, sums.shape[1]))
-    return np.concatenate([
-        weights @ sums for weights in _weights(len(sums), num_resamples, seed)
-    ])
+    return np.concatenate(
+        [weights @ sums for weights in _weights(len(sums), num_resamples, seed)]
+    )
 
 
 def percentile(

@@ -80,7 +80,10 @@ def bin_width(
     def is_affordable(width: float) -> bool:
         shift = midpoints(levels(value, width), width) - value
         moved = functional.embedding_bag(
-            latent, W_dec, starts, mode="sum",
+            latent,
+            W_dec,
+            starts,
+            mode="sum",
             per_sample_weights=shift.to(W_dec.dtype),
         )
         error = (probes.error - moved).double().square().sum()

@@ -26,16 +26,18 @@ def reconstruction(tally: Tally, config: Evaluation) -> dict[str, Scalar]:
     d_sae = len(tally.latents.sum_acts)
     tokens = sums.num_tokens
     columns = {
-        "fvu": (sums.squared_error, sums.squared_deviation, "1",
-                "pooled |x - x_hat|^2 / |x - mean|^2"),
+        "fvu": (
+            sums.squared_error,
+            sums.squared_deviation,
+            "1",
+            "pooled |x - x_hat|^2 / |x - mean|^2",
+        ),
         "mse": (sums.squared_error, tokens, "act^2", "mean of |x - x_hat|^2"),
         "cos": (sums.cosine, tokens, "1", "mean cosine of x and x_hat"),
         "l0": (sums.num_firings, tokens, "latents/token", "mean of nonzero latents"),
         "density": (sums.num_firings, tokens * d_sae, "1", "mean over all latents"),
     }
-    return _bootstrapped(
-        columns, tokens, config, version=distortion.METRIC_VERSION
-    )
+    return _bootstrapped(columns, tokens, config, version=distortion.METRIC_VERSION)
 
 
 def live_fractions(
@@ -44,9 +46,14 @@ def live_fractions(
     """Return the shares of latents that are alive, dead or undetermined."""
     return {
         f"{state}_fraction": Scalar(
-            float((states == state).mean()), None, None, n=num_tokens, unit="1",
+            float((states == state).mean()),
+            None,
+            None,
+            n=num_tokens,
+            unit="1",
             method=f"exact; dead if silent and 3/n <= {dead_density:g}",
-            metric_version=liveness.METRIC_VERSION, seed=None,
+            metric_version=liveness.METRIC_VERSION,
+            seed=None,
         )
         for state in liveness.STATES
     }
@@ -69,12 +76,16 @@ def sharing(
     tally: Tally, shared: polysemanticity.Sharing, config: Evaluation, *, labels: str
 ) -> dict[str, Scalar]:
     """Return `n_eff` and, by the same labels, `polysemanticity`: n_eff over chance."""
+
     def scalar(interval: Interval, name: str) -> Scalar:
         return Scalar(
-            *interval, n=_num_live(tally), unit="1",
+            *interval,
+            n=_num_live(tally),
+            unit="1",
             method=f"{name}, {labels}; firing-weighted mean over live latents; "
             f"{_JACKKNIFE}",
-            metric_version=polysemanticity.METRIC_VERSION, seed=config.seed,
+            metric_version=polysemanticity.METRIC_VERSION,
+            seed=config.seed,
         )
 
     return {
@@ -99,9 +110,14 @@ def mean_best_cosine(tally: Tally, matches: polysemanticity.Matches) -> Scalar:
     live = tally.latents.num_fired.sum(0) > 0
     value = float(matches.cosine[live].max(0).mean()) if live.any() else None
     return Scalar(
-        value, None, None, n=matches.cosine.shape[1], unit="1",
+        value,
+        None,
+        None,
+        n=matches.cosine.shape[1],
+        unit="1",
         method="exact; mean over features of the largest |cos| with a live latent",
-        metric_version=polysemanticity.METRIC_VERSION, seed=None,
+        metric_version=polysemanticity.METRIC_VERSION,
+        seed=None,
     )
 
 
@@ -115,25 +131,37 @@ def losses(
     clean, zero, mean = ablated.sums.T
     ce, kl, agree = spliced.sums.T
     nats = "nats/token"
-    scalars = _bootstrapped({
-        "ce_clean": (clean, tokens, nats, "next token, no splice"),
-        "ce_sae": (ce, tokens, nats, "next token, x_hat spliced in"),
-        "ce_zero": (zero, tokens, nats, "next token, hook zeroed"),
-        "ce_mean": (mean, tokens, nats, "next token, hook at its mean"),
-        "delta_ce": (ce - clean, tokens, nats, "ce_sae - ce_clean"),
-        "kl": (kl, tokens, nats, "mean KL(clean | spliced)"),
-        "top1_agree": (agree, tokens, "1", "share of equal most likely tokens"),
-    }, tokens, config, version=fidelity.METRIC_VERSION)
+    scalars = _bootstrapped(
+        {
+            "ce_clean": (clean, tokens, nats, "next token, no splice"),
+            "ce_sae": (ce, tokens, nats, "next token, x_hat spliced in"),
+            "ce_zero": (zero, tokens, nats, "next token, hook zeroed"),
+            "ce_mean": (mean, tokens, nats, "next token, hook at its mean"),
+            "delta_ce": (ce - clean, tokens, nats, "ce_sae - ce_clean"),
+            "kl": (kl, tokens, nats, "mean KL(clean | spliced)"),
+            "top1_agree": (agree, tokens, "1", "share of equal most likely tokens"),
+        },
+        tokens,
+        config,
+        version=fidelity.METRIC_VERSION,
+    )
     least = fidelity.LEAST_CE_GAP
-    return scalars | _bootstrapped({
-        f"ce_recovered_{name}": (
-            worst - ce, worst - clean, "1",
-            f"(ce_{name} - ce_sae) / (ce_{name} - ce_clean), pooled; undefined where "
-            f"the ablation costs less than {least:g} nats",
-        )
-        for name, worst in (("zero", zero), ("mean", mean))
-    }, tokens, config, version=fidelity.METRIC_VERSION,
-        min_denominator=least * float(tokens.sum()))
+    return scalars | _bootstrapped(
+        {
+            f"ce_recovered_{name}": (
+                worst - ce,
+                worst - clean,
+                "1",
+                f"(ce_{name} - ce_sae) / (ce_{name} - ce_clean), pooled; undefined "
+                f"where the ablation costs less than {least:g} nats",
+            )
+            for name, worst in (("zero", zero), ("mean", mean))
+        },
+        tokens,
+        config,
+        version=fidelity.METRIC_VERSION,
+        min_denominator=least * float(tokens.sum()),
+    )
 
 
 _Column = tuple[
@@ -154,13 +182,18 @@ def _bootstrapped(
     found = intervals.bootstrap_ratios(
         np.stack([column[0][kept] for column in columns.values()], axis=1),
         np.stack([column[1][kept] for column in columns.values()], axis=1),
-        num_resamples=config.num_resamples, seed=config.seed,
+        num_resamples=config.num_resamples,
+        seed=config.seed,
         min_denominator=min_denominator,
     )
     return {
         name: Scalar(
-            *interval, n=int(num_tokens.sum()), unit=unit,
-            method=f"{method}; {_BOOTSTRAP}", metric_version=version, seed=config.seed,
+            *interval,
+            n=int(num_tokens.sum()),
+            unit=unit,
+            method=f"{method}; {_BOOTSTRAP}",
+            metric_version=version,
+            seed=config.seed,
         )
         for (name, (_, _, unit, method)), interval in zip(
             columns.items(), found, strict=True

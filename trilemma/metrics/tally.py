@@ -95,8 +95,11 @@ def sweep(
         x_hat = coder.decode(acts)
         errors = distortion.row_errors(x, x_hat, mean=mean)
         row, latent = acts.nonzero(as_tuple=True)
-        fired = _Fired(row.cpu().numpy(), latent.cpu().numpy(),
-                       acts[row, latent].float().cpu().numpy())
+        fired = _Fired(
+            row.cpu().numpy(),
+            latent.cpu().numpy(),
+            acts[row, latent].float().cpu().numpy(),
+        )
         sums.add(rows, errors, fired)
         if sampler is not None:
             sampler.add(rows, errors, fired, error=x - x_hat)
@@ -193,9 +196,11 @@ class _Sampler:
             return
         stop = np.searchsorted(fired.row, taken)
         self.document.append(rows.document[:taken])
-        self.fired.append(_Fired(
-            fired.row[:stop] + self.seen, fired.latent[:stop], fired.value[:stop]
-        ))
+        self.fired.append(
+            _Fired(
+                fired.row[:stop] + self.seen, fired.latent[:stop], fired.value[:stop]
+            )
+        )
         probe = np.arange(-self.seen % self.every, taken, self.every)
         self.probe.append(probe + self.seen)
         self.error.append(error[torch.from_numpy(probe).to(error.device)])
@@ -211,11 +216,14 @@ class _Sampler:
             value=np.concatenate([part.value for part in self.fired]),
             d_sae=self.d_sae,
         )
-        return Sample(codes, rate.Probes(
-            row=np.concatenate(self.probe),
-            error=torch.cat(self.error),
-            squared_deviation=self.squared_deviation,
-        ))
+        return Sample(
+            codes,
+            rate.Probes(
+                row=np.concatenate(self.probe),
+                error=torch.cat(self.error),
+                squared_deviation=self.squared_deviation,
+            ),
+        )
 
 
 def _numpy(values: Float64[Tensor, " row"]) -> Float64[np.ndarray, " row"]:

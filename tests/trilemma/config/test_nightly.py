@@ -38,7 +38,10 @@ def test_a_night_cannot_be_changed(tmp_path):
         ("words: []", "profiles: missing; it has no default"),
         ("profiles: []", "profiles: found []; tuple should have at least 1 item"),
         ("profiles: a.yaml", "profiles: found 'a.yaml'; input should be a valid tuple"),
-        ("profiles: [3]", "profiles.0: found 3; input should be a valid string"),
+        (
+            "profiles: [a.yaml, 3]",
+            "profiles.1: found 3; input should be a valid string",
+        ),
         (
             "profiles: [a.yaml]\nprofile: [b.yaml]",
             "profile: is not a key that a night has; it has profiles and words",

@@ -29,8 +29,13 @@ def two_topics(num_seqs: int) -> tuple[Tensor, Tensor]:
 
 def label(tokens: Tensor, document: Tensor, embedding: Tensor, num: int = 2) -> Tensor:
     return clusters.labels(
-        tokens, document, torch.ones_like(tokens, dtype=torch.bool),
-        embedding=embedding, context_tokens=4, num_clusters=num, seed=0,
+        tokens,
+        document,
+        torch.ones_like(tokens, dtype=torch.bool),
+        embedding=embedding,
+        context_tokens=4,
+        num_clusters=num,
+        seed=0,
     )
 
 

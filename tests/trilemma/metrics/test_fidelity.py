@@ -73,25 +73,31 @@ def splice(
     share: float, lm: LookupLM, batches: list[Sequences], num_seqs: int = 10
 ) -> fidelity.DocumentLosses:
     return fidelity.splices(
-        Shrinking(share), lm, batches, hook="only", documents=DOCUMENTS,
-        num_seqs=num_seqs, batch_seqs=4,
+        Shrinking(share),
+        lm,
+        batches,
+        hook="only",
+        documents=DOCUMENTS,
+        num_seqs=num_seqs,
+        batch_seqs=4,
     )
 
 
 def ablate(lm: LookupLM, batch: Sequences) -> fidelity.DocumentLosses:
     return fidelity.ablations(
-        lm, [batch], hook="only", mean=torch.ones(D_IN), documents=DOCUMENTS,
-        num_seqs=10, batch_seqs=4,
+        lm,
+        [batch],
+        hook="only",
+        mean=torch.ones(D_IN),
+        documents=DOCUMENTS,
+        num_seqs=10,
+        batch_seqs=4,
     )
 
 
-def test_a_perfect_reconstruction_loses_nothing(
-    lm: LookupLM, batch: Sequences
-) -> None:
+def test_a_perfect_reconstruction_loses_nothing(lm: LookupLM, batch: Sequences) -> None:
     found, clean = splice(1.0, lm, [batch]), ablate(lm, batch)
-    assert np.array_equal(
-        found.sums[:, fidelity.CE], clean.sums[:, fidelity.CLEAN]
-    )
+    assert np.array_equal(found.sums[:, fidelity.CE], clean.sums[:, fidelity.CLEAN])
     assert np.array_equal(found.sums[:, fidelity.KL], np.zeros(5))
     assert np.array_equal(found.sums[:, fidelity.TOP1_AGREE], found.num_tokens)
 

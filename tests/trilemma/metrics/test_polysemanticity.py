@@ -12,7 +12,8 @@ from trilemma.metrics import polysemanticity
 def share_out(mass: np.ndarray, null: np.ndarray) -> polysemanticity.Sharing:
     """Return the sharing of latents whose mass is equal in four blocks."""
     return polysemanticity.sharing(
-        mass=np.stack([mass / 4] * 4), null_mass=null[None],
+        mass=np.stack([mass / 4] * 4),
+        null_mass=null[None],
         num_fired=np.stack([np.ceil(mass.sum(1)).astype(int)] * 4),
     )
 
@@ -20,7 +21,9 @@ def share_out(mass: np.ndarray, null: np.ndarray) -> polysemanticity.Sharing:
 @pytest.mark.parametrize(
     ("mass", "expected"),
     [
-        ([5.0, 0, 0], 1.0), ([2.0, 2, 0], 2.0), ([3.0, 1, 0], 1.7548),
+        ([5.0, 0, 0], 1.0),
+        ([2.0, 2, 0], 2.0),
+        ([3.0, 1, 0], 1.7548),
         ([1.0, 1, 1], 3.0),
     ],
 )

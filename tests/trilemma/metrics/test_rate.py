@@ -11,8 +11,11 @@ from trilemma.metrics import rate
 def codes_of(acts: Tensor) -> rate.Codes:
     row, latent = acts.nonzero(as_tuple=True)
     return rate.Codes(
-        document=np.zeros(len(acts), dtype=np.int64), row=row.numpy(),
-        latent=latent.numpy(), value=acts[row, latent].numpy(), d_sae=acts.shape[1],
+        document=np.zeros(len(acts), dtype=np.int64),
+        row=row.numpy(),
+        latent=latent.numpy(),
+        value=acts[row, latent].numpy(),
+        d_sae=acts.shape[1],
     )
 
 
