@@ -11,7 +11,9 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
+# The report is opened in a browser, which comes from Debian.
 test-slow: .venv/.installed
+	command -v chromium || { apt-get update && apt-get install --yes chromium; }
 	$(BIN)/python -m pytest -m slow
 
 test-peers: .venv-peers/.installed

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,6 +17,7 @@ from tasks import environment, interruption, progress, stage, tracking
 from tasks.harvest import open_store
 from tasks.plan import Plan, Step
 from trilemma import training as library
+from trilemma.config.sources import HubCorpus, HubLM
 from trilemma.sae import SAE
 
 CURVE = "curve.json"
@@ -109,7 +110,9 @@ def _train_hook(
     for trainee in trainees:
         if trainee.step.title not in work.failed:
             target = work.folder(trainee.step)
-            trainee.member.export().save(target / SAE_FOLDER)
+            sae = trainee.member.export()
+            sae.metadata |= _origin(plan, store, hook)
+            sae.save(target / SAE_FOLDER)
             durable.write_json(target / CURVE, trainee.member.curve)
             work.commit(trainee.step)
     rows = num_steps * shared.batch_tokens
@@ -121,6 +124,21 @@ def _train_hook(
         f"{rows:,}",
         time.monotonic() - began,
     )
+
+
+def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
+    """Return what SAELens's metadata says of the activations.
+
+    A source on this machine is named by its kind: its path is in no key.
+    """
+    lm, corpus = plan.run.lm, plan.run.corpus
+    dataset = corpus.id if isinstance(corpus, HubCorpus) else corpus and corpus.kind
+    return {
+        "hook_name": hook,
+        "context_size": store.ctx,
+        "model_name": lm.id if isinstance(lm, HubLM) else lm and lm.kind,
+        "dataset_path": dataset,
+    }
 
 
 def _steps(

@@ -4,11 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOGGING_LEVEL,
+    temporary_settings,
+)
+from prefect.testing.utilities import prefect_test_harness
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -22,6 +28,22 @@ saes:
 control: {k: 2}
 training: {batch_tokens: 256, log_every_steps: 4, checkpoint_every_steps: 3}
 evaluation: {num_resamples: 50}
+explanation: {num_latents: 3, num_resamples: 50}
+sharing: {tracker: none}
+"""
+
+
+TEXT = """
+name: text
+lm: {kind: embedded, vocab_size: 512, num_layers: 2, d_model: 32, num_heads: 2, ctx: 32,
+     train_tokens: 4096}
+corpus: {kind: embedded, ctx: 32, max_tokens: 60_000}
+harvest: {hooks: [blocks.0.hook_resid_post, blocks.1.hook_resid_post], batch_seqs: 8}
+store: {dtype: bfloat16, chunk_mib: 0.02}
+saes: [{kind: topk, d_sae: 64, k: 4, hook: blocks.1.hook_resid_post}]
+control: {k: 4}
+training: {batch_tokens: 512}
+evaluation: {ce_seqs: 32, num_resamples: 50, rate_tokens: 4096, num_clusters: 8}
 explanation: {num_latents: 3, num_resamples: 50}
 sharing: {tracker: none}
 """
@@ -43,6 +65,25 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def text_profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a profile with a tiny LM and two hooks, in bfloat16."""
+    path = tmp_path_factory.mktemp("profile") / "text.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect() -> Iterator[None]:
+    """Run flows of this process against a Prefect server of its own."""
+    settings = {
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_LOGGING_LEVEL: "CRITICAL",
+    }
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings(settings):
+        yield
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return an empty home."""
@@ -56,6 +97,8 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
         "HF_HUB_OFFLINE": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Several runs at once on few cores would wait for each other by spinning.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 

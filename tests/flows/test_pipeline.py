@@ -2,16 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 
 import jsonschema
 import pytest
-from prefect.settings import (
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_LOGGING_LEVEL,
-    temporary_settings,
-)
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.evaluation import evaluation as evaluation_flow
 from flows.pipeline import Ending
@@ -24,6 +17,7 @@ from tasks import summary, training
 from trilemma import config
 from trilemma.sae import SAE
 
+pytestmark = pytest.mark.usefixtures("prefect")
 HEX16 = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
 HEX64 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
@@ -68,18 +62,8 @@ STATE = closed(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    settings = {
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        PREFECT_LOGGING_LEVEL: "CRITICAL",
-    }
-    with prefect_test_harness(server_startup_timeout=120), temporary_settings(settings):
-        yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, profile):
+def finished(tmp_path_factory, profile, prefect):
     """Return the home of a finished run; tests copy it before they change it."""
     home = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:

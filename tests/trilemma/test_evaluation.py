@@ -306,6 +306,7 @@ class TinyLM:
 
     table: Tensor
     unembedding: Tensor
+    predicts_next: bool = True
 
     def logits(self, tokens: Tensor) -> Tensor:
         return self.table[tokens] @ self.unembedding
@@ -373,3 +374,13 @@ def test_an_ablation_that_costs_nothing_leaves_the_share_undefined(
     lm.unembedding[:] = 0
     found = measure(tied(torch.eye(16)), config, text, lm=lm)
     assert found.metrics["ce_recovered_zero"][:3] == (None, None, None)
+
+
+def test_an_encoder_has_clusters_but_no_cross_entropy(
+    config: Evaluation, text: Sequences
+) -> None:
+    lm = tiny_lm()
+    lm.predicts_next = False
+    found = measure(tied(torch.eye(16), threshold=0.5), config, text, lm=lm)
+    assert not {"ce_clean", "delta_ce", "kl"} & set(found.metrics)
+    assert "kmeans8" in found.metrics["polysemanticity"].method

@@ -152,6 +152,7 @@ def baseline(
             seed=config.seed,
         )
         num_labels = config.num_clusters
+    if lm is not None and lm.predicts_next:
         ce = fidelity.ablations(
             lm,
             eval_batches(),

@@ -25,6 +25,10 @@ CE, KL, TOP1_AGREE = range(3)
 class SplicedLM(Protocol):
     """An LM that can be run with one hook's activations replaced."""
 
+    @property
+    def predicts_next(self) -> bool:
+        """Return whether the logits are of the next token, as an encoder's are not."""
+
     def logits(
         self, tokens: Int64[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos vocab"]:

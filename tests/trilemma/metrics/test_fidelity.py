@@ -20,6 +20,7 @@ class LookupLM:
 
     table: Tensor
     unembedding: Tensor
+    predicts_next: bool = True
 
     def logits(self, tokens: Tensor) -> Tensor:
         return self.table[tokens] @ self.unembedding
