@@ -37,13 +37,13 @@ TEXT = """
 name: text
 lm: {kind: embedded, vocab_size: 512, num_layers: 2, d_model: 32, num_heads: 2, ctx: 32,
      train_tokens: 4096}
-corpus: {kind: embedded, ctx: 32, max_tokens: 60_000}
+corpus: {kind: embedded, ctx: 32, max_tokens: 60_000, eval_fraction: 0.3}
 harvest: {hooks: [blocks.0.hook_resid_post, blocks.1.hook_resid_post], batch_seqs: 8}
 store: {dtype: bfloat16, chunk_mib: 0.02}
 saes: [{kind: topk, d_sae: 64, k: 4, hook: blocks.1.hook_resid_post}]
 control: {k: 4}
 training: {batch_tokens: 512}
-evaluation: {ce_seqs: 32, num_resamples: 50, rate_tokens: 4096, num_clusters: 8}
+evaluation: {ce_seqs: 500, num_resamples: 50, rate_tokens: 4096, num_clusters: 8}
 explanation: {num_latents: 3, num_resamples: 50}
 sharing: {tracker: none}
 """

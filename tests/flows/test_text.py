@@ -52,8 +52,11 @@ def test_first_position_and_special_tokens_are_masked(plan):
 
 def test_splits_share_no_document(plan):
     documents = [
-        set(torch.cat([b.document for b in store.sequences(HOOKS[0], 8, limit=None)])
-            .flatten().tolist())
+        set(
+            torch.cat([b.document for b in store.sequences(HOOKS[0], 8, limit=None)])
+            .flatten()
+            .tolist()
+        )
         for store in (harvest.open_store(plan, split) for split in ("train", "eval"))
     ]
     assert not documents[0] & documents[1]
@@ -72,7 +75,7 @@ def test_statistics_are_those_of_the_rows_that_count(plan):
 
 def test_card_tells_the_loss_beside_the_unigram_entropy(plan):
     card = json.loads((plan.step("lm").folder / "card.json").read_text())
-    assert 0 < card["val_loss"]
+    assert card["val_loss"] > 0
     assert {"bits_per_byte", "unigram_entropy", "train_tokens"} <= set(card)
 
 
@@ -123,9 +126,7 @@ def test_corpus_without_text_fails_in_one_line(
     assert "corpus: no text in" in state.message
 
 
-def test_corpus_shorter_than_a_batch_fails_in_one_line(
-    plan, text_profile, monkeypatch
-):
+def test_corpus_shorter_than_a_batch_fails_in_one_line(plan, text_profile, monkeypatch):
     monkeypatch.setenv(homes.VARIABLE, str(plan.home))
     words = ("training.batch_tokens=1000000",)
     state = run_flow(config.load(text_profile, words), return_state=True)

@@ -3,153 +3,20 @@
 import base64
 import hashlib
 import json
-import math
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects
 import pyarrow.parquet
 import pytest
 
-from tasks.report import MemberReport, Report, formatting, write
+from tasks.report import formatting, write
 from tasks.report.comparison import Verdict, subjects, verdict
 from tasks.report.plots import curves, scatters
+from tests.tasks.report_samples import HOSTILE, index, member, report, scalar, written
 from trilemma.metrics.scalar import Scalar
-
-HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
-
-
-def scalar(
-    value: float | None, *, width: float | None = 0.01, unit: str = "1"
-) -> dict[str, Any]:
-    return Scalar(
-        value=value,
-        ci_low=None if value is None or width is None else value - width,
-        ci_high=None if value is None or width is None else value + width,
-        n=1000,
-        unit=unit,
-        method="bootstrap over documents",
-        metric_version=1,
-        seed=0,
-    )._asdict()
-
-
-def explanation(latent: int, *, status: str = "explained") -> dict[str, Any]:
-    is_explained = status == "explained"
-    return {
-        "latent": latent,
-        "density": 0.01,
-        "num_fired": 40,
-        "num_available": 12,
-        "status": status,
-        "text": f"token {HOSTILE}" if is_explained else "too few examples to explain",
-        "terms": [],
-        "scores": {"predicate_f1": scalar(0.7), "shuffled_f1": scalar(0.1)}
-        if is_explained
-        else {},
-        "groups": [
-            {
-                "name": "top",
-                "low": 0.5,
-                "high": 2.0,
-                "num_rows": 40,
-                "num_available": 9,
-            },
-            {"name": "silent", "low": 0, "high": 0, "num_rows": 90, "num_available": 8},
-        ],
-        "examples": [
-            {
-                "group": "top",
-                "document": 31,
-                "seq": 4,
-                "position": 10,
-                "focus": 1,
-                "tokens": ["def", HOSTILE, " x\n"],
-                "acts": [0.0, 2.0, 0.5],
-                "split": "explain",
-            },
-            {
-                "group": "silent",
-                "document": 32,
-                "seq": 5,
-                "position": 0,
-                "focus": 0,
-                "tokens": ["a", "b"],
-                "acts": [0.0, 0.0],
-                "split": "score",
-            },
-        ],
-        "histogram": {"edges": [0.1, 1.0, 10.0], "counts": [30, 10], "zero": 960},
-        "judgements": [[32, 1, 2, 3, 100]],
-    }
-
-
-def member(
-    name: str = "topk-k16", *, fvu: float = 0.3, rate: float = 100.0, **changes: Any
-) -> MemberReport:
-    values: dict[str, Any] = {
-        "name": name,
-        "slug": name,
-        "is_control": False,
-        "config": {"kind": "topk", "k": 16, "lr": None},
-        "metrics": {
-            "rate_bits": scalar(rate, width=1.0, unit="bits/token"),
-            "fvu": scalar(fvu),
-            "polysemanticity": scalar(0.5),
-            "ce_recovered_mean": scalar(None),
-        },
-        "controls": {
-            "pca": {"fvu": scalar(0.5), "rate_bits": scalar(rate, unit="bits/token")},
-            "frozen_random": {"fvu": scalar(0.7)},
-        },
-        "latents": {
-            "latent": [0, 1, 2],
-            "density": [0.01, 0.2, 0.0],
-            "num_fired": [10, 200, 0],
-            "state": ["alive", "alive", "dead"],
-            "max_act": [2.0, 3.0, 0.0],
-            "n_eff": [2.0, 3.0, math.nan],
-            "n_eff_null": [4.0, 4.0, None],
-        },
-        "explanations": [explanation(0), explanation(2, status="too_few_examples")],
-        "curve": [
-            {"step": 1, "tokens": 2048, "fvu": 0.9, "l0": 16.0, "dead_fraction": 0.0},
-            {"step": 2, "tokens": 4096, "fvu": 0.5, "l0": 16.0, "dead_fraction": 0.1},
-        ],
-    }
-    return MemberReport(**(values | changes))
-
-
-def report(*members: MemberReport, **changes: Any) -> Report:
-    values: dict[str, Any] = {
-        "name": "run",
-        "title": "A family",
-        "facts": (("LM", "small"), ("Corpus", HOSTILE)),
-        "caution": "not science",
-        "members": members or (member(), member("topk-k32", fvu=0.2, rate=150.0)),
-        "has_features": False,
-    }
-    return Report(**(values | changes))
-
-
-def written(value: Report, folder: Path) -> dict[str, bytes]:
-    write(value, folder)
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def index(value: Report, folder: Path) -> str:
-    """Return the index page without Plotly's own five megabytes."""
-    page = written(value, folder)["index.html"].decode()
-    return re.sub(r"<script>.{1000000,}?</script>", "", page, flags=re.DOTALL)
 
 
 class Elements(HTMLParser):
@@ -399,87 +266,3 @@ def test_two_members_may_not_share_a_folder() -> None:
 def test_a_slug_may_not_leave_its_folder() -> None:
     with pytest.raises(AssertionError):
         member("../escape")
-
-
-@pytest.mark.parametrize(
-    ("value", "width", "text", "interval"),
-    [
-        (0.12345, 0.0123, "0.123", "[0.111, 0.136]"),
-        (1234.5, 20.0, "1,234", "[1,214, 1,254]"),
-        (0.5, None, "0.500", ""),
-        (17.0, None, "17", ""),
-        (0.0000123, None, "1.23e-05", ""),
-        (None, None, formatting.MISSING, ""),
-    ],
-)
-def test_digits_follow_the_interval(
-    value: float | None, width: float | None, text: str, interval: str
-) -> None:
-    found = Scalar(**scalar(value, width=width))
-    assert (formatting.value(found), formatting.interval(found)) == (text, interval)
-
-
-def test_control_characters_become_visible() -> None:
-    assert formatting.visible(" a\t\n\x00\u202e") == "·a→↵��"
-
-
-def rendered(page: Path, profile: Path) -> tuple[str, str]:
-    """Return a page's elements after its scripts ran, and what it complained of."""
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("chromium is not installed")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=10000",
-        f"--user-data-dir={profile}",
-    ]
-    done = subprocess.run(
-        [browser, *flags, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return done.stdout, "\n".join(complaints)
-
-
-@pytest.mark.slow
-def test_a_browser_draws_every_plot_without_complaint(tmp_path: Path) -> None:
-    value = report(member(), member("frozen-random", is_control=True))
-    write(value, tmp_path / "report")
-    page, complaints = rendered(tmp_path / "report/index.html", tmp_path / "profile")
-    assert complaints == ""
-    assert page.count('class="plot js-plotly-plot"') == 6
-
-
-@pytest.mark.slow
-def test_pressing_a_heading_sorts_and_typing_filters(tmp_path: Path) -> None:
-    value = report(member("a", fvu=0.2), member("b", fvu=0.3), member("c", fvu=0.1))
-    page = index(value, tmp_path)
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page)
-    presses = """<script>
-      const heading = document.querySelectorAll("#family thead button")[2];
-      heading.click();
-      heading.click();
-      const filter = document.getElementById("filter");
-      filter.value = "b few";
-      filter.dispatchEvent(new Event("input"));
-    </script>"""
-    # The policy is taken out so that the page runs this further script; the plots,
-    # whose script is taken out too, are not drawn.
-    page = page.replace("</body>", f"{presses}</body>")
-    (tmp_path / "pressed.html").write_text(page, encoding="utf-8")
-    after, _ = rendered(tmp_path / "pressed.html", tmp_path / "profile")
-    table = after[after.index('id="family"') :]
-    rows = re.findall(r'<th scope="row">(\w+)', table[: table.index("</table>")])
-    assert rows == ["PCA", "b", "a", "c"]
-    assert ">1 of 6<" in after

@@ -121,10 +121,10 @@ def test_grid_multiplies_the_kinds_that_have_the_key():
         "batchtopk-k2-seed1",
         "batchtopk-k4-seed0",
         "batchtopk-k4-seed1",
-        "relu-l1_0.5-seed0",
-        "relu-l1_0.5-seed1",
-        "jumprelu-l0_0.5-seed0",
-        "jumprelu-l0_0.5-seed1",
+        "relu-l1_2.0-seed0",
+        "relu-l1_2.0-seed1",
+        "jumprelu-l0_1.5-seed0",
+        "jumprelu-l0_1.5-seed1",
         "frozen-random",
     ]
 
