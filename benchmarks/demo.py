@@ -38,13 +38,12 @@ def main() -> None:
             "PREFECT_HOME": f"{folder}/prefect",
         }
         runs = {name: _measure(environ) for name in ("first", "second")}
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
+    python = platform.python_version()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {python}")
     print("| run | seconds | peak MiB | steps cached |\n|---|---|---|---|")
     for name, run in runs.items():
-        peak = run.peak_bytes / _MIB
-        print(
-            f"| {name} | {run.seconds:.1f} | {peak:,.0f} | {run.cached} of {run.steps} |"
-        )
+        peak = f"{run.peak_bytes / _MIB:,.0f}"
+        print(f"| {name} | {run.seconds:.1f} | {peak} | {run.cached} of {run.steps} |")
     print(json.dumps({name: run._asdict() for name, run in runs.items()}))
 
 

@@ -48,7 +48,7 @@ def _ending(profile: str, words: tuple[str, ...]) -> Ending | BaseException:
         where = home.find()
         home.prepare(where)
         plan.make(value, where)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return error
     state = run(value, return_state=True)
     ending = state.result(raise_on_failure=False)

@@ -1,38 +1,22 @@
 """A night: profiles in order, each whatever became of the others."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from prefect.settings import (
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_LOGGING_LEVEL,
-    temporary_settings,
-)
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import serving
 from flows.nightly import Night, nightly
 from storage import home as homes
 from trilemma.config import nightly as nights
 
+pytestmark = pytest.mark.usefixtures("prefect")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    settings = {
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        PREFECT_LOGGING_LEVEL: "CRITICAL",
-    }
-    with prefect_test_harness(server_startup_timeout=120), temporary_settings(settings):
-        yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, profile) -> Path:
+def finished(tmp_path_factory, prefect, profile) -> Path:
     """Return the home of a night of one profile; tests copy it."""
     home = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
