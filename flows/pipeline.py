@@ -51,15 +51,8 @@ def through(run: Run, last: str, *, force: bool) -> State[Ending]:
     """
     plan = planning.make(run, home.find())
     home.prepare(plan.home)
-    environment.prepare(run.compute)
-    outcomes = []
-    for stage in planning.STAGES[: planning.STAGES.index(last) + 1]:
-        for state in _states(plan, stage, force=force and stage == last):
-            outcome = state.result(raise_on_failure=False)
-            if isinstance(outcome, BaseException):
-                raise outcome
-            assert isinstance(outcome, Outcome)
-            outcomes.append(outcome)
+    with environment.prepared(run.compute):
+        outcomes = list(_outcomes(plan, last, force=force))
     ending = Ending(
         tuple(title for outcome in outcomes for title in outcome.cached),
         tuple(title for outcome in outcomes for title in outcome.made),
@@ -77,6 +70,16 @@ def through(run: Run, last: str, *, force: bool) -> State[Ending]:
         return Failed(message=f"{title}: {reason}", data=ending)
     name = None if ending.made else "Cached"
     return Completed(name=name, message=f"{len(ending.made)} made", data=ending)
+
+
+def _outcomes(plan: Plan, last: str, *, force: bool) -> Iterator[Outcome]:
+    for stage in planning.STAGES[: planning.STAGES.index(last) + 1]:
+        for state in _states(plan, stage, force=force and stage == last):
+            outcome = state.result(raise_on_failure=False)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            assert isinstance(outcome, Outcome)
+            yield outcome
 
 
 def _states(plan: Plan, stage: str, *, force: bool) -> Iterator[State[Any]]:

@@ -1,10 +1,12 @@
 """What RUN.json says: where a stage ran, how long it took, how much memory it had."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -28,10 +30,15 @@ _PACKAGES = (
 _KIB = 1 if sys.platform == "darwin" else 1024
 
 
-def prepare(compute: Compute) -> None:
-    """Set what a run asks for in this process: the number of CPU threads."""
-    if compute.threads is not None:
-        torch.set_num_threads(compute.threads)
+@contextlib.contextmanager
+def prepared(compute: Compute) -> Iterator[None]:
+    """Give this process what a run asks for, its CPU threads, and take it back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(compute.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device(compute: Compute) -> str:

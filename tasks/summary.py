@@ -10,7 +10,9 @@ from rich.table import Table
 from storage import artifacts
 from tasks import evaluation
 from tasks.plan import Plan, Step
+from tasks.report.comparison import Verdict, verdict
 from tasks.reporting import PAGE
+from trilemma.metrics.scalar import Scalar
 
 _COLUMNS = (
     ("rate_bits", "rate_bits"),
@@ -18,10 +20,9 @@ _COLUMNS = (
     ("l0", "l0"),
     ("polysemanticity", "polysem."),
     ("delta_ce", "delta_ce"),
-    ("ce_recovered_zero", "ce_rec_0"),
     ("dead_fraction", "dead"),
 )
-_WIDTH = 170
+_WIDTH = 140
 
 
 def states(plan: Plan) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def states(plan: Plan) -> list[dict[str, Any]]:
 
 def states_text(plan: Plan) -> str:
     """Return the same as a table."""
-    table = Table("stage", "name", "key", "state", box=None)
+    table = Table("stage", "name", "key", "state", box=None, pad_edge=False)
     table.add_column("seconds", justify="right")
     table.add_column("MiB", justify="right")
     for row in states(plan):
@@ -67,7 +68,13 @@ def ending_text(plan: Plan, cached: tuple[str, ...], seconds: float) -> str:
 
 
 def _time_text(plan: Plan, cached: set[str], seconds: float) -> str:
-    table = Table("stage", title="where the time went", title_justify="left", box=None)
+    table = Table(
+        "stage",
+        title="where the time went",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     table.add_column("seconds", justify="right")
     table.add_column("cached")
     spent = 0.0
@@ -85,10 +92,12 @@ def _time_text(plan: Plan, cached: set[str], seconds: float) -> str:
 
 
 def _family_text(plan: Plan) -> str:
-    table = Table("SAE", title="the family", title_justify="left", box=None)
+    table = Table(
+        "SAE", title="the family", title_justify="left", box=None, pad_edge=False
+    )
     for _, heading in _COLUMNS:
         table.add_column(heading, justify="right")
-    table.add_column("PCA fvu at this rate", justify="right")
+    table.add_column("PCA at this rate", justify="right")
     found = False
     for member in plan.run.family():
         step = plan.step("evaluation", member.name)
@@ -97,12 +106,8 @@ def _family_text(plan: Plan) -> str:
         found = True
         measured = evaluation.read_metrics(step)
         cells = [_cell(measured["metrics"].get(name)) for name, _ in _COLUMNS]
-        pca = measured["controls"]["pca"].get("fvu")
-        wins = (
-            pca
-            and pca["value"] is not None
-            and (pca["value"] <= measured["metrics"]["fvu"]["value"])
-        )
+        pca, fvu = measured["controls"]["pca"]["fvu"], measured["metrics"]["fvu"]
+        wins = verdict(Scalar(**fvu), Scalar(**pca)) is Verdict.CONTROL_LOWER
         table.add_row(member.name, *cells, _cell(pca) + (" PCA wins" if wins else ""))
     return _text(table) if found else ""
 

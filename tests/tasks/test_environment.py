@@ -40,10 +40,8 @@ def test_missing_gpu_is_an_error_that_says_what_to_use(monkeypatch):
         environment.device(Compute(device="cuda"))
 
 
-def test_threads_are_set_for_the_process():
+def test_threads_are_set_for_one_run_alone():
     before = torch.get_num_threads()
-    try:
-        environment.prepare(Compute(threads=1))
+    with environment.prepared(Compute(threads=1)):
         assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+    assert torch.get_num_threads() == before

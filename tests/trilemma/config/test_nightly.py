@@ -44,7 +44,7 @@ def test_a_night_cannot_be_changed(tmp_path):
         ),
         (
             "profiles: [a.yaml]\nprofile: [b.yaml]",
-            "profile: is not a key that a night has; it has profiles and words",
+            "profile: is not a key; did you mean profiles?",
         ),
         (
             "profiles: [a.yaml]\nwords: [seed]",
@@ -54,7 +54,7 @@ def test_a_night_cannot_be_changed(tmp_path):
             "profiles: [a.yaml]\nwords: [=3]",
             "words: found '=3'; write dotted.key=value",
         ),
-        ("- a.yaml", "found list; a night is a mapping of profiles and words"),
+        ("- a.yaml", "found list; write a mapping of keys, as in configs/nightly.yaml"),
         ("profiles: [", "is not YAML: "),
     ],
 )

@@ -36,11 +36,11 @@ def test_schema_on_disk_is_that_of_the_models():
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("saes.0.kk=3", "saes.0.kk: is not a key that a profile has; did you mean k?"),
-        ("nme=x", "nme: is not a key that a profile has; did you mean name?"),
+        ("saes.0.kk=3", "saes.0.kk: is not a key; did you mean k?"),
+        ("nme=x", "nme: is not a key; did you mean name?"),
         (
             "lm.vocab_siz=4",
-            "lm.vocab_siz: is not a key that a profile has; did you mean vocab_size?",
+            "lm.vocab_siz: is not a key; did you mean vocab_size?",
         ),
         ("saes.0.k=4096", "saes.0.k: found 4096; must not exceed d_sae, which is 1024"),
         (
