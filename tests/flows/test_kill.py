@@ -17,7 +17,7 @@ PROFILE = """
 name: killed
 lm: {kind: embedded, vocab_size: 512, num_layers: 2, d_model: 32, num_heads: 2, ctx: 32,
      train_tokens: 4096}
-corpus: {kind: embedded, ctx: 32, max_tokens: 150_000}
+corpus: {kind: embedded, ctx: 32, max_tokens: 60_000, eval_fraction: 0.2}
 harvest: {hooks: [blocks.0.hook_resid_post, blocks.1.hook_resid_post], batch_seqs: 8}
 store: {dtype: bfloat16, chunk_mib: 0.02}
 saes:
@@ -26,7 +26,7 @@ saes:
   - {kind: jumprelu, d_sae: 64, l0_coefficient: 0.5, hook: blocks.1.hook_resid_post}
   - {kind: relu, d_sae: 64, l1_coefficient: 0.5, hook: blocks.1.hook_resid_post}
 control: {k: 4}
-training: {batch_tokens: 128, epochs: 2, checkpoint_every_steps: 40, log_every_steps: 7}
+training: {batch_tokens: 256, epochs: 2, checkpoint_every_steps: 30, log_every_steps: 7}
 sharing: {tracker: wandb}
 """
 
