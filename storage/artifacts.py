@@ -82,6 +82,11 @@ class Location(NamedTuple):
         return self.home / self.stage / ".locks" / self.key
 
     @property
+    def old(self) -> Path:
+        """Return where the artifact waits while its successor takes its place."""
+        return self.home / self.stage / f".old-{self.key}"
+
+    @property
     def aside(self) -> Path:
         """Return the folder in which a forced repetition works."""
         return self.home / self.stage / f".again-{self.key}"
@@ -228,13 +233,22 @@ def damage(folder: Path, manifest: Manifest) -> list[str]:
 
 def swap(location: Location) -> None:
     """Put the repetition that was made aside in the artifact's place."""
-    old = location.folder.with_name(f".old-{location.key}")
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(location.old, ignore_errors=True)
     if location.folder.exists():
-        os.rename(location.folder, old)
+        os.rename(location.folder, location.old)
     os.rename(location.aside, location.folder)
     durable.sync(location.folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(location.old, ignore_errors=True)
+
+
+def recover(location: Location) -> None:
+    """Finish a swap that a kill cut short, so that nothing committed is lost."""
+    if location.folder.exists() or not location.old.exists():
+        return
+    whole = location.aside if read_manifest(location.aside) else location.old
+    os.rename(whole, location.folder)
+    durable.sync(location.folder.parent)
+    shutil.rmtree(location.old, ignore_errors=True)
 
 
 def state_of(location: Location, present: Mapping[str, Parent | None]) -> str:

@@ -158,6 +158,8 @@ def perform(
         log.info("%s %s: waits for another run", path.parent.parent.name, path.name)
 
     with locks.holding([step.location.lock for step in steps], waiting):
+        for step in steps:
+            artifacts.recover(step.location)
         states = {step.key: step.state() for step in steps}
         pending = [s for s in steps if force or states[s.key] != "done"]
         cached = tuple(s.title for s in steps if s not in pending)

@@ -99,7 +99,8 @@ def test_sigterm_checkpoints_and_the_next_run_resumes(
     process.terminate()
     _, err = process.communicate()
     assert process.returncode == 1
-    assert "resume with: python -m flows training" in err.splitlines()[-1]
+    (line,) = [line for line in err.splitlines() if line.startswith("stopped: ")]
+    assert "resume with: python -m flows training" in line
     ended = run_flows(home, "training", killed_profile)
     assert ended.status == 0, ended.err
     assert "resumes at step" in ended.err + ended.out

@@ -151,6 +151,38 @@ def test_swap_replaces_the_artifact_by_the_one_made_aside(made):
     assert not made.aside.exists()
 
 
+def make_aside(where):
+    where.aside.mkdir()
+    (where.aside / "new.txt").write_text("three")
+    artifacts.commit(
+        where.aside,
+        stage="harvest",
+        key=where.key,
+        version=1,
+        config={},
+        parents={},
+        known={},
+    )
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_swap_cut_short_by_a_kill_is_finished(made, is_whole):
+    if is_whole:
+        make_aside(made)
+    made.folder.rename(made.old)
+    artifacts.recover(made)
+    names = sorted(artifacts.read_manifest(made.folder).files)
+    assert names == (["new.txt"] if is_whole else ["deep/x.txt", "y.txt"])
+    assert not made.old.exists()
+
+
+def test_there_is_nothing_to_recover_after_a_whole_swap(made):
+    make_aside(made)
+    artifacts.swap(made)
+    artifacts.recover(made)
+    assert sorted(artifacts.read_manifest(made.folder).files) == ["new.txt"]
+
+
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
     path = tmp_path / "x.json"
     durable.write_text(path, "old")
