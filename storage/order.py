@@ -31,8 +31,8 @@ class TrainingOrder:
     """Shuffled batches of one hook, with a few chunks in memory at a time.
 
     Chunks are permuted by (seed, epoch); `open_chunks` of them form a group, whose
-    rows are permuted by (seed, epoch, group). Memory holds two groups, however large
-    the store.
+    rows are permuted by (seed, epoch, group). However large the store, memory holds
+    at most three groups: the one in use, the next, and the one that is being read.
     """
 
     def __init__(

@@ -51,8 +51,17 @@ class HookChunk(NamedTuple):
     """Euclidean norm of each row, `[rows]`."""
 
 
+def forget_commits(artifact: Path) -> None:
+    """Remove the commit logs of all splits, once every split is finished."""
+    for log in artifact.glob(f"*.{_LOG}"):
+        log.unlink()
+
+
 class StoreWriter:
-    """A store in the making: `write_chunk` for each missing chunk, then `finish`."""
+    """A store in the making: `write_chunk` for each missing chunk, then `finish`.
+
+    When all splits are finished, `forget_commits` comes before the artifact's commit.
+    """
 
     def __init__(
         self,
@@ -121,14 +130,20 @@ class StoreWriter:
             self._array(f"{hook}/activations")[rows] = chunk.values
             self._array(f"{hook}/norm")[rows] = chunk.norm
         files = {}
+        folders: set[Path] = set()
         for hook in hooks:
             for name in ("activations/c/{}/0", "norm/c/{}"):
                 path = self.path / hook / name.format(index)
                 durable.sync(path)
+                # Zarr makes the folders between the array and its chunk.
+                parents = path.relative_to(self.path / hook).parents[:-1]
+                folders |= {self.path / hook / parent for parent in parents}
                 files[path.relative_to(self.path.parent).as_posix()] = {
                     "bytes": path.stat().st_size,
                     "sha256": durable.sha256(path),
                 }
+        for folder in sorted(folders, reverse=True):
+            durable.sync(folder)
         record = {"chunk": index, "rows": rows.stop - rows.start, "files": files}
         durable.append_line(self._log, durable.canonical_json(record))
         self.commits[index] = record
@@ -149,6 +164,8 @@ class StoreWriter:
     ) -> dict[str, artifacts.File]:
         """Write what is known only at the end; return the hashes of the chunks.
 
+        May be repeated: the commit log stays until `forget_commits`.
+
         Args:
             mask: the mask of all rows, the high-norm bit included.
             vectors: for each hook, arrays `[d_in]` such as the mean.
@@ -168,7 +185,6 @@ class StoreWriter:
                 self._write(f"{hook}/{name}", values, values.shape)
             node = cast("zarr.Group", self._group[hook])
             node.attrs.update({"statistics": dict(statistics[hook])})
-        self._log.unlink()
         return {
             name: artifacts.File(**file)
             for record in self.commits.values()
@@ -180,6 +196,8 @@ class StoreWriter:
             group = zarr.open_group(self.path, mode="r+", zarr_format=3)
         except FileNotFoundError:
             return None
+        for leftover in self.path.rglob("*.partial"):  # of a write that a kill cut
+            leftover.unlink()
         complete = all(f"{h}/norm" in group for h in self._layout.widths)
         # Attributes are compared as JSON, since that is how they come back.
         same = group.attrs.asdict() == json.loads(durable.canonical_json(attributes))
@@ -188,6 +206,7 @@ class StoreWriter:
     def _created(self, attributes: dict[str, Any]) -> zarr.Group:
         shutil.rmtree(self.path, ignore_errors=True)
         self._log.unlink(missing_ok=True)
+        durable.sync(self._log.parent)
         group = zarr.open_group(
             self.path, mode="w", zarr_format=3, attributes=attributes
         )
@@ -218,17 +237,26 @@ class StoreWriter:
         return group
 
     def _read_commits(self) -> dict[int, dict[str, Any]]:
-        """Return the committed chunks; a torn last line is dropped."""
+        """Return the committed chunks; from the log goes what no longer holds.
+
+        That is a torn last line, and a chunk with a file gone or of another size.
+        """
         commits: dict[int, dict[str, Any]] = {}
         if not self._log.exists():
             return commits
         text = self._log.read_text(encoding="utf-8")
-        whole, newline, _ = text.rpartition("\n")
-        durable.write_text(self._log, whole + newline)
-        for line in whole.splitlines():
+        # Not splitlines: it also splits at the likes of U+2028 inside a name.
+        for line in text.split("\n")[:-1]:
             record = json.loads(line)
-            commits[record["chunk"]] = record
+            if all(self._is_whole(*file) for file in record["files"].items()):
+                commits[record["chunk"]] = record
+        kept = [durable.canonical_json(record) + "\n" for record in commits.values()]
+        durable.write_text(self._log, "".join(kept))
         return commits
+
+    def _is_whole(self, name: str, file: Mapping[str, Any]) -> bool:
+        path = self.path.parent / name
+        return path.is_file() and path.stat().st_size == file["bytes"]
 
     def _write(
         self, name: str, values: npt.NDArray[Any], chunks: tuple[int, ...]

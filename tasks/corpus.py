@@ -14,7 +14,8 @@ from storage import durable
 from tasks import lm, stage
 from tasks.plan import Plan
 from trilemma import corpus as library
-from trilemma.lm import read_vocab_size
+from trilemma.config.sources import FileCorpus
+from trilemma.lm import read_context, read_vocab_size
 
 INFO = "corpus.json"
 Split = Literal["train", "eval"]
@@ -51,7 +52,19 @@ def _body(work: stage.Work) -> None:
     assert config is not None
     work.check_room((config.max_tokens or _UNKNOWN_TOKENS) * _BYTES_PER_TOKEN)
     source = lm.folder(work.plan)
-    built = library.build(config, source, vocab_size=read_vocab_size(source))
+    built = library.build(
+        config,
+        source,
+        vocab_size=read_vocab_size(source),
+        context=read_context(source),
+    )
+    if isinstance(config, FileCorpus) and (
+        library.source_digest(config) != step.section["files"]
+    ):
+        raise ValueError(
+            "corpus.paths: the files have changed since this run was planned; run it "
+            "again"
+        )
     target = work.folder(step)
     info: dict[str, Any] = dict(built.info)
     for split, packed in zip(SPLITS, (built.train, built.eval), strict=True):

@@ -90,7 +90,8 @@ def _body(work: stage.Work) -> None:
 
 def _gathered(batches: Iterable[Sequences]) -> Sequences:
     """Return all sequences as one, without their activations, to save memory."""
-    kept = [batch._replace(x=batch.x[..., :0]) for batch in batches]
+    # An empty slice would keep the whole batch alive.
+    kept = [b._replace(x=b.x.new_empty((*b.tokens.shape, 0))) for b in batches]
     return Sequences(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
 
 
@@ -115,7 +116,9 @@ def _token_text(plan: Plan) -> list[str]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines: text of a corpus may hold other ends of lines than "\n".
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def _drop_torn_line(path: Path) -> None:

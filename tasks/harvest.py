@@ -16,7 +16,7 @@ from torch import Tensor
 
 from storage import artifacts, durable
 from storage.store import Store, as_tensor, torch_dtype
-from storage.store_writer import HookChunk, Layout, StoreWriter
+from storage.store_writer import HookChunk, Layout, StoreWriter, forget_commits
 from tasks import corpus, interruption, lm, progress, stage
 from tasks.corpus import SPLITS, Rows, Split
 from tasks.plan import Plan
@@ -84,6 +84,7 @@ def _body(work: stage.Work) -> None:
     if plan.run.toy is not None:
         with durable.replacing(target / _FEATURES) as aside, aside.open("wb") as file:
             np.save(file, toy.features(plan.run.toy).numpy())
+    forget_commits(target)
     work.commit(step, known)
 
 
@@ -96,7 +97,7 @@ def _write_split(
     asked: Callable[[], bool],
 ) -> dict[str, artifacts.File]:
     rows = source.rows[split]
-    mask = source.masks[split].reshape(-1)
+    mask, dtype = source.masks[split].reshape(-1), plan.run.store.dtype
     writer = StoreWriter(
         target,
         split,
@@ -113,13 +114,14 @@ def _write_split(
             if asked():
                 raise interruption.Interrupted("asked to stop while harvesting")
             sequences = writer.sequences(index)
-            hooks = source.readers[split](
-                np.array(rows.tokens[sequences]), sequences.start
-            )
-            writer.write_chunk(
-                index,
-                {hook: _stored(x, plan.run.store.dtype) for hook, x in hooks.items()},
-            )
+            tokens = np.array(rows.tokens[sequences])
+            try:
+                hooks = source.readers[split](tokens, sequences.start)
+                chunk = {hook: _stored(x, dtype) for hook, x in hooks.items()}
+            except library.RowError as error:
+                error.locate(split, writer.rows(index).start)
+                raise
+            writer.write_chunk(index, chunk)
             written = writer.rows(index).stop
             seconds = max(time.monotonic() - began, 1e-9)
             rate = (written - start) * sum(layout.widths.values()) / seconds / _MIB
@@ -209,9 +211,15 @@ def _toy_source(plan: Plan) -> Source:
         SPLITS, (config.num_tokens, config.num_eval_tokens), strict=True
     ):
         num_seqs = -(-count // config.ctx)
-        drawn = toy.sample(config, split=split, start=0, num=num_seqs * config.ctx)
+        # A document at a time, so that no split is held whole; drawn again to store.
+        strongest = [
+            toy.sample(
+                config, split=split, start=index * config.ctx, num=config.ctx
+            ).strongest
+            for index in range(num_seqs)
+        ]
         rows[split] = Rows(
-            drawn.strongest.to(torch.int32).numpy().reshape(num_seqs, config.ctx),
+            torch.stack(strongest).to(torch.int32).numpy(),
             np.repeat(np.arange(num_seqs, dtype=np.int64)[:, None], config.ctx, axis=1),
         )
         readers[split] = _toy_reader(config, split)

@@ -19,6 +19,9 @@ def watched() -> Iterator[Callable[[], bool]]:
 
     A second signal has its usual effect at once. Outside the main thread signals
     cannot be watched, and the answer is always no.
+
+    Raises:
+        Interrupted: on leaving the block, if the process was asked and nobody looked.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -37,3 +40,5 @@ def watched() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+    if asked.is_set():
+        raise Interrupted("asked to stop")

@@ -42,6 +42,11 @@ def folder(plan: Plan) -> Path:
     if isinstance(config, HubLM):
         return library.download_hub(config.id, plan.pinned["lm"])
     assert isinstance(config, LocalLM)
+    if library.folder_digest(config.path) != plan.step("lm").section["files"]:
+        raise ValueError(
+            f"lm.path: the files in {config.path!r} have changed since this run was "
+            "planned; run it again"
+        )
     return Path(config.path)
 
 

@@ -184,7 +184,8 @@ class _Planner:
         section: dict[str, Any] = {
             "reporting": self._dump("reporting"),
             "name": run.name,
-            "hooks": {member.name: member.hook for member in family},
+            # A list, since the order of SAEs is that of the report's tables.
+            "members": [[member.name, member.hook] for member in family],
         }
         reporting = self._add("reporting", "", section, reported)
         shared = {k: v for k, v in reported.items() if k.startswith("training/")}

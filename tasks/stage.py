@@ -1,5 +1,6 @@
 """Perform one stage: lock, look whether it is done, work, commit, tell Prefect."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -8,14 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pydantic
+import torch
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
+from safetensors import SafetensorError
 
 from storage import artifacts, durable, home, locks
 from tasks import environment
 from tasks.interruption import Interrupted
 from tasks.plan import VERSIONS, Plan, Step
+
+# What a full disk, a damaged file, a small machine or a mistake raises: one line tells
+# enough. Anything else is a bug of ours, whose traceback is wanted.
+_EXPECTED = (ValueError, OSError, MemoryError, torch.OutOfMemoryError, SafetensorError)
 
 
 class Outcome(NamedTuple):
@@ -118,25 +125,51 @@ class Work:
         )
 
     def fail(self, step: Step, error: BaseException) -> None:
-        """Record that a step failed, and why, in one line; its siblings go on."""
-        reason = " ".join(str(error).split()) or type(error).__name__
+        """Tell that a step failed, and why, in one line; its siblings go on.
+
+        The record beside its work is wanted, not needed: the disk may be what failed.
+        """
+        reason = _one_line(error)
         self.failed[step.title] = reason
-        record = {"error": type(error).__name__, "reason": reason}
-        self.folder(step).mkdir(parents=True, exist_ok=True)
-        durable.write_json(self.folder(step) / artifacts.FAILED, record)
         self._log.error("%s: failed: %s", step.title, reason)
+        record = {"error": type(error).__name__, "reason": reason}
+        try:
+            self.folder(step).mkdir(parents=True, exist_ok=True)
+            durable.write_json(self.folder(step) / artifacts.FAILED, record)
+        except OSError as full:
+            self._log.warning("%s: that it failed is not kept: %s", step.title, full)
+
+    def fail_rest(self, error: BaseException) -> None:
+        """Fail every step that is neither committed nor failed for its own reason."""
+        for step in self.pending:
+            if step.title not in self.failed and step.key not in self.committed:
+                self.fail(step, error)
 
     def pause(self) -> None:
         """Note the time spent, so that a resumed stage tells all of it."""
         for step in self.pending:
-            path = self.folder(step) / artifacts.BEGUN
-            if path.exists():
-                began = json.loads(path.read_text())
-                began["environment"]["seconds"] = round(self._seconds(step), 3)
-                durable.write_json(path, began)
+            folder = self.folder(step)
+            try:
+                began = _read_begun(folder)
+                if began is not None:
+                    began["environment"]["seconds"] = round(self._seconds(step), 3)
+                    durable.write_json(folder / artifacts.BEGUN, began)
+            except OSError as error:
+                self._log.warning("%s: its time is not kept: %s", step.title, error)
 
     def _seconds(self, step: Step) -> float:
         return self._earlier.get(step.key, 0.0) + time.monotonic() - self._began
+
+
+class _Found(NamedTuple):
+    """What there is of the steps of a stage, under their locks."""
+
+    states: dict[str, str]
+    """By key."""
+    aside: set[str]
+    """Keys of what is committed, so it is made again aside."""
+    unreadable: dict[str, Exception]
+    """Key to what reading the step raised."""
 
 
 def perform(
@@ -149,7 +182,8 @@ def perform(
     """Bring steps to be done under their locks, and return the state for Prefect.
 
     The body commits each pending step, or fails it. A user's error ends as a state
-    without a traceback; an interruption leaves resumable work.
+    without a traceback; a bug is recorded and raised; an interruption leaves resumable
+    work.
     """
     log = get_run_logger()
     steps = list({step.key: step for step in steps}.values())
@@ -157,42 +191,75 @@ def perform(
     def waiting(path: Path) -> None:
         log.info("%s %s: waits for another run", path.parent.parent.name, path.name)
 
-    with locks.holding([step.location.lock for step in steps], waiting):
-        for step in steps:
-            artifacts.recover(step.location)
-        states = {step.key: step.state() for step in steps}
-        pending = [s for s in steps if force or states[s.key] != "done"]
-        cached = tuple(s.title for s in steps if s not in pending)
-        if not pending:
-            outcome = Outcome(cached, (), {})
-            return Completed(
-                name="Cached", message=f"cached {len(cached)}", data=outcome
-            )
-        committed = {s.key for s in pending if artifacts.read_manifest(s.folder)}
-        for step in pending:
-            if states[step.key] == "stale":
-                log.info("%s: is stale, its parents have changed", step.title)
-        work = Work(plan, pending, committed)
+    with contextlib.ExitStack() as stack:
         try:
-            for step in pending:
-                work.begin(step)
-            body(work)
-        except Interrupted:
-            work.pause()
+            stack.enter_context(
+                locks.holding([step.location.lock for step in steps], waiting)
+            )
+        except OSError as error:
+            log.error("%s: cannot be locked: %s", steps[0].stage, error)
+            reason = _one_line(error)
+            return _state((), (), {step.title: reason for step in steps})
+        found = _look(steps)
+        pending = [s for s in steps if force or found.states.get(s.key) != "done"]
+        cached = tuple(s.title for s in steps if s not in pending)
+        work = Work(
+            plan, [s for s in pending if s.key not in found.unreadable], found.aside
+        )
+        for step in pending:
+            if step.key in found.unreadable:
+                work.fail(step, found.unreadable[step.key])
+            elif found.states[step.key] == "stale":
+                log.info("%s: is stale, its parents have changed", step.title)
+        if work.pending:
+            _work(work, body)
+        made = tuple(s.title for s in work.pending if s.title not in work.failed)
+        return _state(cached, made, work.failed)
+
+
+def _look(steps: Sequence[Step]) -> _Found:
+    found = _Found({}, set(), {})
+    for step in steps:
+        try:
+            artifacts.recover(step.location)
+            found.states[step.key] = step.state()
+            if artifacts.read_manifest(step.folder) is not None:
+                found.aside.add(step.key)
+        except (artifacts.ArtifactError, OSError) as error:
+            found.unreadable[step.key] = error
+    return found
+
+
+def _work(work: Work, body: Callable[[Work], None]) -> None:
+    try:
+        for step in work.pending:
+            work.begin(step)
+        body(work)
+    except Interrupted:
+        work.pause()
+        raise
+    except Exception as error:
+        work.pause()
+        work.fail_rest(error)
+        is_ours = isinstance(error, pydantic.ValidationError)
+        if is_ours or not isinstance(error, _EXPECTED):
             raise
-        except (ValueError, OSError, MemoryError) as error:
-            if isinstance(error, pydantic.ValidationError):
-                raise
-            work.pause()
-            for step in pending:
-                if step.title not in work.failed and step.key not in work.committed:
-                    work.fail(step, error)
-        made = tuple(s.title for s in pending if s.title not in work.failed)
-        outcome = Outcome(cached, made, work.failed)
-        if work.failed:
-            title, reason = next(iter(work.failed.items()))
-            return Failed(message=f"{title}: {reason}", data=outcome)
-        return Completed(message=f"made {len(made)}", data=outcome)
+
+
+def _state(
+    cached: tuple[str, ...], made: tuple[str, ...], failed: dict[str, str]
+) -> State[Outcome]:
+    outcome = Outcome(cached, made, failed)
+    if failed:
+        title, reason = next(iter(failed.items()))
+        return Failed(message=f"{title}: {reason}", data=outcome)
+    if not made:
+        return Completed(name="Cached", message=f"cached {len(cached)}", data=outcome)
+    return Completed(message=f"made {len(made)}", data=outcome)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read_begun(folder: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +33,7 @@ def states(plan: Plan) -> list[dict[str, Any]]:
             "stage": step.stage,
             "name": step.name,
             "key": step.key,
-            "state": step.state(),
+            "state": _state(step),
             "seconds": _seconds(step),
             "bytes": _bytes(step),
             "path": str(step.folder),
@@ -58,16 +59,21 @@ def states_text(plan: Plan) -> str:
     return _text(table)
 
 
-def ending_text(plan: Plan, cached: tuple[str, ...], seconds: float) -> str:
-    """Return where the time went, the family's table and the report's path."""
-    parts = [_time_text(plan, set(cached), seconds), _family_text(plan)]
+def ending_text(
+    plan: Plan, cached: tuple[str, ...], made: tuple[str, ...], seconds: float
+) -> str:
+    """Return where the time went, the family's table and the report's path.
+
+    `cached` and `made` are the titles of what the command found and of what it did.
+    """
+    parts = [_time_text(plan, set(cached), set(made), seconds), _family_text(plan)]
     reporting = plan.step("reporting")
-    if artifacts.read_manifest(reporting.folder) is not None:
+    if _manifest(reporting) is not None:
         parts.append(f"report: {reporting.folder / PAGE}\n")
     return "\n".join(part for part in parts if part)
 
 
-def _time_text(plan: Plan, cached: set[str], seconds: float) -> str:
+def _time_text(plan: Plan, cached: set[str], made: set[str], seconds: float) -> str:
     table = Table(
         "stage",
         title="where the time went",
@@ -80,9 +86,12 @@ def _time_text(plan: Plan, cached: set[str], seconds: float) -> str:
     spent = 0.0
     for stage in dict.fromkeys(step.stage for step in plan.steps):
         steps = plan.of(stage)
-        made = [_seconds(step) or 0.0 for step in steps if step.title not in cached]
+        if not any(step.title in cached | made for step in steps):
+            table.add_row(stage, "-", "-")
+            continue
+        took = [_seconds(step) or 0.0 for step in steps if step.title in made]
         # The SAEs of a family train side by side, so their times overlap.
-        this = max(made, default=0.0) if stage == "training" else sum(made)
+        this = max(took, default=0.0) if stage == "training" else sum(took)
         spent += this
         count = sum(step.title in cached for step in steps)
         table.add_row(stage, f"{this:.1f}", f"{count} of {len(steps)}")
@@ -101,7 +110,7 @@ def _family_text(plan: Plan) -> str:
     found = False
     for member in plan.run.family():
         step = plan.step("evaluation", member.name)
-        if artifacts.read_manifest(step.folder) is None:
+        if _manifest(step) is None:
             continue
         found = True
         measured = evaluation.read_metrics(step)
@@ -121,13 +130,35 @@ def _cell(scalar: dict[str, Any] | None) -> str:
     return f"{text} ±{(scalar['ci_high'] - scalar['ci_low']) / 2:.2g}"
 
 
+def _state(step: Step) -> str:
+    """Return a step's state; `damaged` if its own manifest cannot be read."""
+    if _is_damaged(step):
+        return "damaged"
+    # A damaged parent counts as one that is gone: it has to be made again.
+    whole = {k: v for k, v in step.parents.items() if not _is_damaged(v)}
+    present = dict.fromkeys(step.parents) | replace(step, parents=whole).present()
+    return artifacts.state_of(step.location, present)
+
+
+def _is_damaged(step: Step) -> bool:
+    try:
+        artifacts.read_manifest(step.folder)
+    except artifacts.ArtifactError:
+        return True
+    return False
+
+
+def _manifest(step: Step) -> artifacts.Manifest | None:
+    return None if _is_damaged(step) else artifacts.read_manifest(step.folder)
+
+
 def _seconds(step: Step) -> float | None:
     ran = artifacts.read_environment(step.folder)
     return None if ran is None else ran.seconds
 
 
 def _bytes(step: Step) -> int | None:
-    manifest = artifacts.read_manifest(step.folder)
+    manifest = _manifest(step)
     return None if manifest is None else sum(f.bytes for f in manifest.files.values())
 
 

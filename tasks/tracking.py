@@ -36,7 +36,7 @@ class Tracker(Protocol):
 
 class _Silent:
     def log(self, row: StepRow) -> None:
-        """Keep nothing: the run asks for no tracker, or its service does not answer."""
+        """Keep nothing: the run asks for no tracker, or it cannot be started."""
 
 
 class _Wandb:
@@ -61,18 +61,24 @@ def opened(plan: Plan, step: Step, rows_logged: int) -> Iterator[Tracker]:
     """Give the tracker of one SAE's training, closed at the end.
 
     The W&B run id is the artifact's key, so a resumed training continues its run
-    online, and offline leaves a second folder under the same id.
+    online, and offline leaves a second folder under the same id. Where W&B cannot be
+    started, training goes on without it: the curve is in the artifact too.
     """
     if plan.run.sharing.tracker == "none":
         yield _Silent()
         return
-    run = start(
-        plan,
-        run_id=step.key,
-        name=f"{plan.run.name}/{step.name}",
-        job="training",
-        config=step.section,
-    )
+    try:
+        run = start(
+            plan,
+            run_id=step.key,
+            name=f"{plan.run.name}/{step.name}",
+            job="training",
+            config=step.section,
+        )
+    except TrackingError as error:
+        get_run_logger().warning("%s: its curve is not logged: %s", step.title, error)
+        yield _Silent()
+        return
     if rows_logged:
         get_run_logger().info(
             "%s: W&B run %s already holds %d rows", step.title, step.key, rows_logged
@@ -86,7 +92,24 @@ def opened(plan: Plan, step: Step, rows_logged: int) -> Iterator[Tracker]:
 def start(
     plan: Plan, *, run_id: str, name: str, job: str, config: Mapping[str, Any]
 ) -> "wandb.Run":
-    """Return a new W&B run in the home's wandb folder."""
+    """Return a new W&B run in the home's wandb folder.
+
+    Raises:
+        TrackingError: W&B cannot be started, for want of a key or a connection.
+    """
+    try:
+        return _init(plan, run_id=run_id, name=name, job=job, config=config)
+    except wandb.Error as error:
+        text = " ".join(str(error).split())
+        raise TrackingError(
+            f"sharing: W&B cannot be started ({text}); run `wandb login`, or set "
+            "sharing.mode=offline"
+        ) from error
+
+
+def _init(
+    plan: Plan, *, run_id: str, name: str, job: str, config: Mapping[str, Any]
+) -> "wandb.Run":
     sharing = plan.run.sharing
     # W&B appends its own folder "wandb" to the one it is given.
     run = wandb.init(

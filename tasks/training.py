@@ -106,7 +106,8 @@ def _train_hook(
                 tracking.opened(plan, step, len(member.curve))
             )
             trainees.append(_Trainee(step, member, tracker))
-        _steps(work, order, trainees, num_steps, asked)
+        first = min(trainee.member.step_index for trainee in trainees)
+        _steps(work, order, trainees, range(first, num_steps), asked)
     for trainee in trainees:
         if trainee.step.title not in work.failed:
             target = work.folder(trainee.step)
@@ -115,15 +116,17 @@ def _train_hook(
             sae.save(target / SAE_FOLDER)
             durable.write_json(target / CURVE, trainee.member.curve)
             work.commit(trainee.step)
-    rows = num_steps * shared.batch_tokens
-    get_run_logger().info(
-        "training: %d SAEs on %s, %d steps, %s tokens each in %.1f s",
-        len(trainees),
-        hook,
-        num_steps,
-        f"{rows:,}",
-        time.monotonic() - began,
-    )
+    count = sum(trainee.step.key in work.committed for trainee in trainees)
+    if count:
+        get_run_logger().info(
+            "training: %d SAEs on %s, steps %d to %d, %s tokens read in %.1f s",
+            count,
+            hook,
+            first,
+            num_steps,
+            f"{(num_steps - first) * shared.batch_tokens:,}",
+            time.monotonic() - began,
+        )
 
 
 def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
@@ -145,17 +148,18 @@ def _steps(
     work: stage.Work,
     order: TrainingOrder,
     trainees: list[_Trainee],
-    num_steps: int,
+    span: range,
     asked: Callable[[], bool],
 ) -> None:
     """Train every SAE on each batch; one that is ahead waits for the others."""
     shared = work.plan.run.training
     active = list(trainees)
-    first = min(trainee.member.step_index for trainee in active)
-    batches = order.batches(first, num_steps, prefetch=work.plan.run.compute.prefetch)
+    prefetch = work.plan.run.compute.prefetch
+    batches = order.batches(span.start, span.stop, prefetch=prefetch)
     batch = shared.batch_tokens
-    with progress.shown("training", num_steps * batch, "tokens", first * batch) as show:
-        for index, x in zip(range(first, num_steps), batches, strict=True):
+    total, before = span.stop * batch, span.start * batch
+    with progress.shown("training", total, "tokens", before) as show:
+        for index, x in zip(span, batches, strict=True):
             for trainee in [t for t in active if t.member.step_index == index]:
                 try:
                     row = trainee.member.step(x)

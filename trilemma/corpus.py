@@ -37,11 +37,15 @@ class CorpusRows(NamedTuple):
     """Counts of what was read and of what the packing dropped."""
 
 
-def build(config: Corpus, tokenizer_folder: Path, *, vocab_size: int) -> CorpusRows:
+def build(
+    config: Corpus, tokenizer_folder: Path, *, vocab_size: int, context: int | None
+) -> CorpusRows:
     """Return the corpus in rows, shuffled once by its seed.
 
     Each document is closed by the end-of-text token. Which split it belongs to hangs
-    on a hash of its text alone, so neither order nor number of documents matters.
+    on a hash of its text alone, so neither order nor number of documents matters. A
+    text that came before is left out: its copies would be split as other documents.
+    `vocab_size` and `context` are what the LM can read; None where it does not say.
 
     Raises:
         ValueError: the source cannot be read, is too small or does not fit the LM.
@@ -53,10 +57,14 @@ def build(config: Corpus, tokenizer_folder: Path, *, vocab_size: int) -> CorpusR
             f"corpus: the tokenizer has {len(tokenizer):,} ids but the LM's vocabulary "
             f"is {vocab_size:,}; use the tokenizer that belongs to the LM"
         )
+    if context is not None and config.ctx > context:
+        raise ValueError(
+            f"corpus.ctx: found {config.ctx}; the LM reads at most {context} tokens"
+        )
     end = _end_of_text(tokenizer)
     splits = {"train": _Split(), "eval": _Split()}
     num_documents = num_characters = num_tokens = 0
-    for text, ids in _tokenized(_texts(config), tokenizer, end):
+    for text, ids in _tokenized(_distinct(_texts(config)), tokenizer, end):
         split = splits["eval" if _is_eval(text, config.eval_fraction) else "train"]
         split.append(ids, num_documents)
         num_documents += 1
@@ -128,6 +136,16 @@ class _Split:
 class _Tokenized(NamedTuple):
     text: str
     ids: list[int]
+
+
+def _distinct(texts: Iterable[str]) -> Iterator[str]:
+    """Yield each text the first time that it comes."""
+    seen: set[bytes] = set()
+    for text in texts:
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield text
 
 
 def _tokenized(

@@ -1,5 +1,6 @@
 """The embedded default: Python's own library as text, and a small LM trained on it."""
 
+import functools
 import hashlib
 import math
 import sys
@@ -94,6 +95,7 @@ def documents() -> Iterator[Document]:
             yield Document(name, text)
 
 
+@functools.cache
 def text_digest() -> str:
     """Return the SHA-256 of all documents, which differ between Python versions."""
     digest = hashlib.sha256()

@@ -15,16 +15,31 @@ from trilemma.sequences import MASK_FIRST, MASK_SPECIAL
 _QUANTILES = (1, 5, 50, 95, 99)
 
 
-class NonFiniteError(ValueError):
+class RowError(ValueError):
+    """A row of a chunk cannot be stored."""
+
+    def __init__(self, found: str, row: int, advice: str) -> None:
+        """Tell what was found, in which row of the chunk, and what to do."""
+        super().__init__(f"{found} row {row:,} of the chunk; {advice}")
+        self.row = row
+        self._found, self._advice = found, advice
+
+    def locate(self, split: str, first_row: int) -> None:
+        """Name the row by its place in the split, not in the chunk."""
+        row = first_row + self.row
+        self.args = (f"{self._found} row {row:,} of {split}; {self._advice}",)
+
+
+class NonFiniteError(RowError):
     """An activation is infinite or not a number."""
 
     def __init__(self, hook: str, row: int) -> None:
         super().__init__(
-            f"harvest: {hook} is not finite at row {row:,} of the chunk; run the LM in "
-            "another dtype (harvest.lm_dtype)"
+            f"harvest: {hook} is not finite at",
+            row,
+            "run the LM in another dtype (harvest.lm_dtype)",
         )
         self.hook = hook
-        self.row = row
 
 
 @dataclass(frozen=True)
@@ -143,16 +158,17 @@ def to_store(x: Float[Tensor, "rows d_in"], dtype: Dtype) -> np.ndarray:
     """Return the rows as the store keeps them; bfloat16 as the uint16 of its bits.
 
     Raises:
-        ValueError: a value is too large for float16.
+        RowError: a value is too large for float16.
 
     """
     stored = x.detach().to("cpu", getattr(torch, dtype)).contiguous()
     too_large = ~stored.isfinite().all(1)
     if too_large.any():
         row = int(too_large.nonzero()[0])
-        raise ValueError(
-            f"store.dtype: {dtype} cannot hold the {float(x[row].abs().max()):,.0f} in "
-            f"row {row:,} of the chunk; use bfloat16 or float32"
+        raise RowError(
+            f"store.dtype: {dtype} cannot hold the {float(x[row].abs().max()):,.0f} in",
+            row,
+            "use bfloat16 or float32",
         )
     if stored.dtype == torch.bfloat16:
         stored = stored.view(torch.uint16)

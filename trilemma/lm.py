@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -98,7 +99,8 @@ class LM:
     @property
     def predicts_next(self) -> bool:
         """Return whether the logits are of the next token, as an encoder's are not."""
-        return bool(self._bridge.cfg.attention_dir == "causal")
+        # TransformerLens 3.9 calls an encoder's attention causal; its name is right.
+        return "MaskedLM" not in str(self._bridge.cfg.architecture)
 
     def hook_names(self) -> tuple[str, ...]:
         """Return every name that a hook may be given by, aliases included."""
@@ -233,6 +235,15 @@ def read_vocab_size(folder: str | Path) -> int:
     return int(settings.get_text_config().vocab_size)
 
 
+def read_context(folder: str | Path) -> int | None:
+    """Return how many tokens the LM in a folder can read; None if it does not say."""
+    settings = AutoConfig.from_pretrained(
+        str(_checked_folder(folder)), local_files_only=True
+    )
+    longest = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    return None if longest is None else int(longest)
+
+
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Return the ids that stand for no text, such as the end of a document."""
     return frozenset(int(token) for token in tokenizer.all_special_ids)
@@ -251,11 +262,21 @@ def download_hub(repo_id: str, commit: str) -> Path:
 def folder_digest(folder: str | Path) -> dict[str, str]:
     """Return the SHA-256 of each file that makes the model what it is, by name."""
     folder = _checked_folder(folder)
-    digests = {}
-    for path in sorted({path for glob in _FILES for path in folder.glob(glob)}):
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    paths = sorted({path for glob in _FILES for path in folder.glob(glob)})
+    return {path.name: _sha256(path, *_signature(path)) for path in paths}
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is written: its size and time."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Return a file's SHA-256, read once by a process as long as it stays the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

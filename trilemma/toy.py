@@ -1,5 +1,6 @@
 """Toy activations with known features: sparse sums of directions, drawn by seed."""
 
+import functools
 import hashlib
 from typing import Literal, NamedTuple
 
@@ -25,10 +26,12 @@ class ToyRows(NamedTuple):
     """Which features are present."""
 
 
+@functools.lru_cache(maxsize=4)
 def features(config: Toy) -> Float[Tensor, "num_features d_in"]:
     """Return the features, unit vectors: orthogonal if there is room for it.
 
-    If there is not, random directions that have been pushed apart.
+    If there is not, random directions that have been pushed apart. Each call with
+    the same settings returns the same tensor, which is not to be written to.
     """
     generator = _generator(config.seed, "features")
     shape = (config.num_features, config.d_in)

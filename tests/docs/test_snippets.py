@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from flows.__main__ import app
 from storage import artifacts
 from storage.store_writer import HookChunk, Layout, StoreWriter
+from trilemma import config
 from trilemma.sae import SAE
 
 DOCUMENTS = sorted([Path("README.md"), *Path("docs").glob("*.md")])
@@ -76,6 +78,12 @@ def test_commands_of_the_command_line_exist(text):
                 assert Path(words[4]).exists(), line
         elif words[:1] == ["make"]:
             assert f"\n{words[1]}:" in Path("Makefile").read_text(), line
+
+
+@pytest.mark.parametrize("text", list(blocks("yaml")))
+def test_yaml_is_part_of_a_profile(text):
+    values = yaml.safe_load(Path("configs/quickstart.yaml").read_text())
+    assert config.parse(values | yaml.safe_load(text)).family()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)

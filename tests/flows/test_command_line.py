@@ -2,8 +2,12 @@
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +109,69 @@ def test_verify_finds_a_flipped_bit(flows, profile, home, said):
     status, _, err = said("verify", profile)
     assert status == 1
     assert f"{chunk}: its bytes have changed" in err
+
+
+def test_torn_manifest_is_damage_to_verify_and_a_state_to_show(flows, profile, said):
+    ended = flows("harvest", profile)
+    assert ended.status == 0, ended.err
+    row = json.loads(said("show", profile, "--json")[1])[0]
+    path = Path(row["path"]) / "MANIFEST.json"
+    path.write_text(path.read_text()[:40])
+    status, out, err = said("verify", profile)
+    assert status == 1
+    assert "1 damaged" in out
+    assert f"harvest: {path}: is not a manifest" in err
+    status, out, _ = said("show", profile, "--json")
+    assert status == 0
+    states = [row["state"] for row in json.loads(out)]
+    assert states == ["damaged"] + ["missing"] * 12
+    assert "damaged" in said("show", profile)[1]
+
+
+def test_command_that_resumes_can_be_pasted_into_a_shell(flows, profile):
+    word = "saes=[{kind: topk, d_sae: 12, k: 2}]"
+    ended = flows("training", profile, word, "training.batch_tokens=100000", "--force")
+    (line,) = [x for x in ended.err.splitlines() if "resume with" in x]
+    words = shlex.split(line.partition("resume with: ")[2])
+    assert words[3:] == [
+        "training",
+        str(profile),
+        word,
+        "training.batch_tokens=100000",
+        "--force",
+    ]
+
+
+def test_profile_that_is_a_folder_is_status_2_and_one_line(said, tmp_path):
+    status, _, err = said("show", tmp_path)
+    assert status == 2
+    assert len(err.splitlines()) == 1
+
+
+def test_source_that_cannot_be_read_is_status_2_and_one_line(said):
+    # Not even root can read it from its start.
+    corpus = "corpus={kind: text, paths: [/proc/self/mem]}"
+    status, _, err = said("run", TOY, NO_TOY, "lm={kind: embedded}", HARVEST, corpus)
+    assert status == 2
+    assert "Errno" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stage_that_does_not_watch_stops_with_the_command_that_resumes(
+    home, start_flows, text_profile, number
+):
+    word = "lm.train_tokens=50000000"
+    process = start_flows(home, "lm", text_profile, word)
+    deadline = time.monotonic() + 120
+    while not list(home.glob("lm/*/BEGUN.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    (line,) = [x for x in err.splitlines() if "resume with" in x]
+    assert line == f"stopped; resume with: python -m flows lm {text_profile} {word}"
+    assert "Traceback" not in err
 
 
 def test_help_imports_neither_torch_nor_prefect():

@@ -200,10 +200,47 @@ def test_show_lists_every_step_in_its_shape(finished, profile):
 
 def test_ending_tells_time_family_and_report(finished, profile):
     plan = planning.make(config.load(profile), finished)
-    text = summary.ending_text(plan, (), 12.0)
+    titles = tuple(step.title for step in plan.steps)
+    text = summary.ending_text(plan, (), titles, 12.0)
     assert "where the time went" in text
     assert "frozen-random" in text
     assert str(plan.step("reporting").folder / "index.html") in text
+
+
+def test_time_counts_only_what_this_command_made(finished, profile):
+    plan = planning.make(config.load(profile), finished)
+    text = summary.ending_text(plan, ("harvest",), (), 12.0)
+    rows = {line.split("  ")[0]: line.split()[1:] for line in text.splitlines()}
+    assert rows["harvest"] == ["0.0", "1", "of", "1"]
+    assert rows["training"] == ["-", "-"]
+    assert rows["all"] == ["12.0", "1", "of", "13"]
+    assert rows["Prefect, imports"] == ["imports", "12.0"]
+
+
+def test_torn_manifest_fails_its_step_in_one_line_and_spares_its_siblings(
+    copy, profile
+):
+    run = config.load(profile)
+    step = planning.make(run, copy).step("training", "topk-k2")
+    path = step.folder / artifacts.MANIFEST
+    path.write_text(path.read_text()[:40])
+    ending = ended(run_flow, run)
+    assert list(ending.failed) == [step.title]
+    assert f"delete {step.folder}" in ending.failed[step.title]
+    assert "evaluation batchtopk-k2" in ending.cached
+    assert "evaluation topk-k2" not in ending.cached
+    shutil.rmtree(step.folder)
+    assert ended(run_flow, run).made == (step.title,)
+
+
+def test_what_is_left_out_is_said(copy, profile, caplog):
+    run = config.load(profile)
+    step = planning.make(run, copy).step("explanation", "topk-k2")
+    (step.folder / artifacts.MANIFEST).write_text("{")
+    with caplog.at_level("WARNING"):
+        ended(run_flow, run)
+    said = [record.getMessage() for record in caplog.records]
+    assert "reporting left out: its parents failed" in said
 
 
 def test_what_cannot_change_the_bytes_is_in_no_key(profile, finished):

@@ -8,7 +8,11 @@ import pytest
 from storage import artifacts, durable, locks
 
 
-def commit(folder: Path, parents: dict[str, artifacts.Parent] | None = None):
+def commit(
+    folder: Path,
+    parents: dict[str, artifacts.Parent] | None = None,
+    known: dict[str, artifacts.File] | None = None,
+):
     return artifacts.commit(
         folder,
         stage="harvest",
@@ -16,7 +20,7 @@ def commit(folder: Path, parents: dict[str, artifacts.Parent] | None = None):
         version=1,
         config={"a": 1},
         parents=parents or {},
-        known={},
+        known=known or {},
     )
 
 
@@ -57,6 +61,13 @@ def test_manifest_lists_every_file_but_itself_and_the_run_record(made):
     durable.write_json(made.folder / artifacts.RUN, {})
     manifest = artifacts.read_manifest(made.folder)
     assert sorted(manifest.files) == ["deep/x.txt", "y.txt"]
+
+
+def test_commit_is_refused_while_a_file_that_was_written_is_missing(tmp_path):
+    known = {"lost.bin": artifacts.File(bytes=3, sha256="0" * 64)}
+    with pytest.raises(artifacts.ArtifactError, match=r"lost\.bin: missing"):
+        commit(tmp_path, known=known)
+    assert artifacts.read_manifest(tmp_path) is None
 
 
 def test_digest_is_that_of_sorted_paths_and_hashes(made):

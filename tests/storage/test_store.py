@@ -10,17 +10,19 @@ import zarr
 from storage import artifacts
 from storage.artifacts import ArtifactError
 from storage.store import Store, StoreError
-from storage.store_writer import HookChunk, Layout, StoreWriter
+from storage.store_writer import HookChunk, Layout, StoreWriter, forget_commits
+from trilemma.harvest import NonFiniteError, RowError, to_store
 
 CTX, D_IN, NUM_SEQS = 4, 6, 10
 HOOK = "blocks.0.hook_resid_post"
+CHUNK = f"train.zarr/{HOOK}/activations/c/1/0"
 
 
-def layout(dtype="float32", codec="none"):
+def layout(dtype="float32", codec="none", hook=HOOK):
     row = CTX * D_IN * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
     return Layout(
         ctx=CTX,
-        widths={HOOK: D_IN},
+        widths={hook: D_IN},
         dtype=dtype,
         chunk_bytes=3 * row + 1,
         codec=codec,
@@ -48,19 +50,24 @@ def writer(folder, layout):
     )
 
 
-def write(open_writer, x, index):
+def write(open_writer, x, index, hook=HOOK):
     rows = open_writer.rows(index)
     part = x[rows]
     norm = part.float().norm(dim=1).numpy()
-    open_writer.write_chunk(index, {HOOK: HookChunk(as_stored(part), norm)})
+    open_writer.write_chunk(index, {hook: HookChunk(as_stored(part), norm)})
 
 
-def finish(folder, open_writer):
-    known = open_writer.finish(
+def finish_split(open_writer):
+    return open_writer.finish(
         open_writer.first_mask,
         {HOOK: {"mean": np.zeros(D_IN), "variance": np.ones(D_IN)}},
         {HOOK: {"count": 30, "mean_squared_norm": 1.0}},
     )
+
+
+def finish(folder, open_writer):
+    known = finish_split(open_writer)
+    forget_commits(folder)
     return artifacts.commit(
         folder,
         stage="harvest",
@@ -141,6 +148,98 @@ def test_interrupted_store_ends_in_the_same_bytes(tmp_path, keep):
         write(second, x, index)
     resumed = finish(folder, second)
     assert resumed.digest == artifacts.read_manifest(tmp_path / "whole").digest
+
+
+def half_done(folder):
+    """Return the folder of a store whose first two chunks are committed."""
+    folder.mkdir()
+    first = writer(folder, layout())
+    for index in first.missing()[:2]:
+        write(first, values("float32"), index)
+    return folder
+
+
+def whole_digest(folder):
+    make(folder)
+    return artifacts.read_manifest(folder).digest
+
+
+def test_finished_split_misses_no_chunk_when_opened_again(tmp_path):
+    folder = half_done(tmp_path / "a")
+    first = writer(folder, layout())
+    for index in first.missing():
+        write(first, values("float32"), index)
+    finish_split(first)
+    second = writer(folder, layout())
+    assert second.missing() == []
+    assert finish(folder, second).digest == whole_digest(tmp_path / "b")
+    forget_commits(folder)
+    assert not list(folder.glob("*.jsonl"))
+
+
+def lose(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [lose, cut])
+def test_committed_chunk_that_is_not_whole_is_written_again(tmp_path, damage):
+    folder = half_done(tmp_path / "a")
+    damage(folder / CHUNK)
+    again = writer(folder, layout())
+    assert again.missing() == [1, 2, 3]
+    assert '"chunk":1' not in (folder / "train.commits.jsonl").read_text()
+    for index in again.missing():
+        write(again, values("float32"), index)
+    assert finish(folder, again).digest == whole_digest(tmp_path / "b")
+
+
+def test_chunk_that_is_lost_before_the_commit_is_an_error(tmp_path):
+    folder = half_done(tmp_path / "a")
+    again = writer(folder, layout())
+    for index in again.missing():
+        write(again, values("float32"), index)
+    (folder / CHUNK).unlink()
+    with pytest.raises(ArtifactError, match=r"c/1/0: missing, although .* written"):
+        finish(folder, again)
+    assert artifacts.read_manifest(folder) is None
+
+
+def test_leftover_of_a_write_cut_by_a_kill_is_no_part_of_the_store(tmp_path):
+    folder = half_done(tmp_path / "a")
+    (folder / CHUNK).with_suffix(".0a1b.partial").write_text("half")
+    again = writer(folder, layout())
+    for index in again.missing():
+        write(again, values("float32"), index)
+    assert finish(folder, again).digest == whole_digest(tmp_path / "b")
+
+
+def test_line_separator_inside_a_name_does_not_split_the_log(tmp_path):
+    odd = "a\u2028b"
+    first = writer(tmp_path, layout(hook=odd))
+    write(first, values("float32"), 0, odd)
+    assert writer(tmp_path, layout(hook=odd)).missing() == first.missing() == [1, 2, 3]
+
+
+def test_row_that_cannot_be_stored_is_named_by_its_place_in_the_split():
+    x = torch.zeros(3, D_IN)
+    x[2] = 70_000
+    with pytest.raises(RowError) as caught:
+        to_store(x, "float16")
+    infinite = NonFiniteError(HOOK, 2)
+    for error in (caught.value, infinite):
+        error.locate("eval", 1000)
+    assert str(caught.value) == (
+        "store.dtype: float16 cannot hold the 70,000 in row 1,002 of eval; use "
+        "bfloat16 or float32"
+    )
+    assert str(infinite) == (
+        "harvest: blocks.0.hook_resid_post is not finite at row 1,002 of eval; run the "
+        "LM in another dtype (harvest.lm_dtype)"
+    )
 
 
 def test_other_layout_starts_afresh(tmp_path):

@@ -11,10 +11,15 @@ from tasks import interruption
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_is_a_request_to_stop(number):
-    with interruption.watched() as asked:
+    with pytest.raises(interruption.Interrupted), interruption.watched() as asked:
         assert not asked()
         os.kill(os.getpid(), number)
         assert asked()
+
+
+def test_signal_that_nobody_looked_for_is_not_lost():
+    with pytest.raises(interruption.Interrupted), interruption.watched():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_second_signal_has_its_usual_effect():

@@ -34,7 +34,7 @@ def lines(tmp_path) -> Path:
 
 
 def build(source: Corpus, folder: Path, *, vocab_size: int = 400) -> corpus.CorpusRows:
-    return corpus.build(source, folder, vocab_size=vocab_size)
+    return corpus.build(source, folder, vocab_size=vocab_size, context=64)
 
 
 def documents_of(packed: corpus.Packed) -> dict[int, list[tuple[int, ...]]]:
@@ -224,4 +224,18 @@ def test_files_of_another_kind_are_refused(trained, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     source = config(kind="text", paths=[str(tmp_path / "bad.txt")])
     with pytest.raises(ValueError, match=r"bad.txt cannot be read as text"):
+        build(source, trained.folder)
+
+
+def test_a_text_that_comes_twice_is_read_once(trained, lines, tmp_path):
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text(lines.read_text() * 2)
+    once = build(config(kind="jsonl", paths=[str(lines)]), trained.folder)
+    found = build(config(kind="jsonl", paths=[str(twice)]), trained.folder)
+    assert found.info == once.info
+
+
+def test_rows_longer_than_the_lm_reads_are_refused(trained, lines):
+    source = config(kind="jsonl", paths=[str(lines)], ctx=65)
+    with pytest.raises(ValueError, match=r"corpus\.ctx: found 65; the LM"):
         build(source, trained.folder)

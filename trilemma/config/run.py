@@ -1,6 +1,7 @@
 """A run: one profile as a frozen value, and the family of SAEs that it names."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pydantic import (
@@ -107,8 +108,26 @@ class Run(Section):
                     f"corpus.ctx: found {self.corpus.ctx}; must not exceed lm.ctx, "
                     f"which is {self.lm.ctx}"
                 )
+        for where, why in self._idle():
+            raise ValueError(f"{where}: has no effect {why}; remove it")
         self.family()
         return self
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        """Yield settings that were changed although nothing would read them."""
+        if self.toy is not None:
+            for key in ("ce_seqs", "num_clusters", "context_tokens"):
+                if _is_changed(self.evaluation, key):
+                    yield f"evaluation.{key}", "on a toy"
+        if self.sharing.tracker == "none":
+            for key in ("mode", "project", "entity"):
+                if _is_changed(self.sharing, key):
+                    yield f"sharing.{key}", "without a tracker"
+        corpus = self.corpus
+        if isinstance(corpus, sources.FileCorpus) and corpus.kind == "text":
+            for key in ("column",):
+                if _is_changed(corpus, key):
+                    yield f"corpus.{key}", "on text files, which have only one"
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -132,6 +151,11 @@ class Run(Section):
             for name, hook, config in zip(names, hooks, configs, strict=True)
         ]
         d_sae = self.control.d_sae or max(config.d_sae for config in configs)
+        if self.control.k > d_sae and _is_changed(self.control, "k"):
+            raise ValueError(
+                f"control.k: found {self.control.k}; must not exceed its d_sae, which "
+                f"is {d_sae}"
+            )
         used = list(dict.fromkeys(hooks))
         for hook in used:
             control = TopK(
@@ -169,6 +193,11 @@ class Run(Section):
                 f"{', '.join(self.hooks)}"
             )
         return config.hook
+
+
+def _is_changed(section: Section, key: str) -> bool:
+    """Return whether a value is not the default; a saved run holds all defaults."""
+    return bool(getattr(section, key) != type(section).model_fields[key].default)
 
 
 def _names(configs: list[SAEConfig]) -> list[str]:

@@ -66,6 +66,14 @@ def test_schema_on_disk_is_that_of_the_models():
         ("grid.foo=[1]", "grid.foo: no SAE of the family has this key"),
         ("grid.seed=[]", "grid.seed: found no values; name at least one"),
         ("saes.0={kind: topk, d_sae: 4}", "saes.0.k: missing; it has no default"),
+        (
+            "sharing={tracker: none, project: x}",
+            "sharing.project: has no effect without a tracker; remove it",
+        ),
+        (
+            "control.k=2000",
+            "control.k: found 2000; must not exceed its d_sae, which is 1024",
+        ),
         ("name.x=3", "name: found 'quickstart', which has no parts"),
         ("k", "k: is not a word; write dotted.key=value"),
         ("k=[", "k: found '[', which is not YAML"),
@@ -155,6 +163,18 @@ def test_each_hook_in_use_has_its_control():
         "blocks.0.hook_resid_post",
         "blocks.1.hook_resid_post",
     ]
+
+
+@pytest.mark.parametrize("key", ["ce_seqs", "num_clusters", "context_tokens"])
+def test_setting_that_a_toy_does_not_read_is_refused(key):
+    (line,) = lines(f"evaluation.{key}=7", profile=TOY)
+    assert line == f"evaluation.{key}: has no effect on a toy; remove it"
+
+
+def test_column_of_text_files_is_refused():
+    corpus = "corpus={kind: text, paths: [a.txt], column: body}"
+    (line,) = lines(corpus)
+    assert line.startswith("corpus.column: has no effect on text files")
 
 
 def test_run_cannot_be_written_to():
