@@ -131,9 +131,9 @@ def _cell(scalar: dict[str, Any] | None) -> str:
 
 
 def _state(step: Step) -> str:
-    """Return a step's state; `damaged` if its own manifest cannot be read."""
+    """Return a step's state; failed if its own manifest cannot be read."""
     if _is_damaged(step):
-        return "damaged"
+        return "failed"
     # A damaged parent counts as one that is gone: it has to be made again.
     whole = {k: v for k, v in step.parents.items() if not _is_damaged(v)}
     present = dict.fromkeys(step.parents) | replace(step, parents=whole).present()

@@ -124,8 +124,8 @@ def test_torn_manifest_is_damage_to_verify_and_a_state_to_show(flows, profile, s
     status, out, _ = said("show", profile, "--json")
     assert status == 0
     states = [row["state"] for row in json.loads(out)]
-    assert states == ["damaged"] + ["missing"] * 12
-    assert "damaged" in said("show", profile)[1]
+    assert states == ["failed"] + ["missing"] * 12
+    assert "failed" in said("show", profile)[1]
 
 
 def test_command_that_resumes_can_be_pasted_into_a_shell(flows, profile):

@@ -65,7 +65,7 @@ def test_a_failed_night_has_one_line_for_each_failed_profile(copy, profile, tmp_
     assert state.is_failed()
     first, second = state.message.splitlines()
     assert first == (
-        f"{missing}: cannot be read (No such file or directory); name a YAML profile, "
+        f"{missing}: cannot be read (No such file or directory); name a YAML file "
         "such as configs/quickstart.yaml"
     )
     assert second.startswith(f"{bad}: ")
