@@ -16,6 +16,7 @@ from trilemma import config
 from trilemma.sae import SAE
 
 DOCUMENTS = sorted([Path("README.md"), *Path("docs").glob("*.md")])
+STORE = "artifacts/harvest/KEY/train.zarr"
 HOOK = "blocks.2.hook_resid_post"
 CTX, D_IN, NUM_SEQS = 16, 8, 128
 
@@ -27,8 +28,13 @@ def blocks(language):
             yield pytest.param(text, id=f"{path}-{index}")
 
 
+@pytest.fixture(scope="module")
+def documents():
+    return {str(path): path.read_text() for path in DOCUMENTS}
+
+
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
+def checkout(tmp_path, monkeypatch, documents):
     """Return a folder with a store in bfloat16 and an SAE where the documents say."""
     harvest = tmp_path / "artifacts" / "harvest" / "KEY"
     harvest.mkdir(parents=True)
@@ -61,11 +67,22 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("text", list(blocks("python")))
-def test_python_snippet_runs(text, checkout):
-    names = {"path": "artifacts/harvest/KEY/train.zarr"}
-    exec(text.replace("<key>", "KEY"), names)
-    assert names["x"].dtype == torch.bfloat16 or "sae" in names
+def test_python_of_the_readme_opens_a_store_and_an_sae(checkout, documents):
+    names = run(documents["README.md"], {})
+    assert names["store"].dtypes[HOOK] == "bfloat16"
+    assert names["x_hat"].shape == names["x"].shape == (64, D_IN)
+
+
+def test_python_of_the_stores_format_reads_bfloat16(checkout, documents):
+    names = run(documents["docs/store.md"], {"path": STORE})
+    assert names["x"].dtype == torch.bfloat16
+
+
+def run(text, names):
+    """Run the Python blocks of a document in order, as in one notebook."""
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block.replace("<key>", "KEY"), names)
+    return names
 
 
 @pytest.mark.parametrize("text", list(blocks("(?:sh|bash)")))
