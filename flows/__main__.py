@@ -28,10 +28,6 @@ app = App(
 )
 
 Profile = Annotated[str, Parameter(help="A YAML profile, such as configs/toy.yaml.")]
-Words = Annotated[
-    tuple[str, ...],
-    Parameter(help="Changes to it: dotted.key=value, such as saes.0.k=8."),
-]
 Force = Annotated[
     bool, Parameter(negative=(), help="Make this stage again though it is done.")
 ]
