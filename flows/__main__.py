@@ -28,6 +28,9 @@ app = App(
 )
 
 Profile = Annotated[str, Parameter(help="A YAML profile, such as configs/toy.yaml.")]
+Word = Annotated[
+    str, Parameter(help="A change to it: dotted.key=value, such as saes.0.k=8.")
+]
 Force = Annotated[
     bool, Parameter(negative=(), help="Make this stage again though it is done.")
 ]
@@ -52,13 +55,13 @@ def main(words: list[str] | None = None) -> int:
 
 
 @app.command
-def run(profile: Profile, *words: str) -> int:
+def run(profile: Profile, *words: Word) -> int:
     """Run every stage of a profile; cached ones are skipped."""
     return _flow("run", profile, words, {})
 
 
 def _stage_command(stage: str) -> None:
-    def command(profile: Profile, *words: str, force: Force = False) -> int:
+    def command(profile: Profile, *words: Word, force: Force = False) -> int:
         return _flow(stage, profile, words, {"force": force})
 
     command.__doc__ = f"Run the {stage} stage, and what it lacks."
@@ -82,7 +85,7 @@ Night = Annotated[str, Parameter(help="A list of profiles: configs/nightly.yaml.
 
 
 @app.command
-def nightly(night: Night, *words: str) -> int:
+def nightly(night: Night, *words: Word) -> int:
     """Run the profiles of a night, one after another, once and now."""
     chosen = _night(night, words)
     if chosen is None:
@@ -116,7 +119,7 @@ def nightly(night: Night, *words: str) -> int:
 @app.command
 def serve(
     night: Night,
-    *words: str,
+    *words: Word,
     cron: Annotated[str, Parameter(help="When, such as '0 2 * * *'.")],
     timezone: Annotated[str, Parameter(help="Of the cron line.")] = "UTC",
 ) -> int:
@@ -142,7 +145,7 @@ def serve(
 
 
 @app.command
-def show(profile: Profile, *words: str, json: bool = False) -> int:
+def show(profile: Profile, *words: Word, json: bool = False) -> int:
     """Show the stages of a run and their states."""
     from tasks import summary
 
@@ -154,7 +157,7 @@ def show(profile: Profile, *words: str, json: bool = False) -> int:
 
 
 @app.command
-def verify(profile: Profile, *words: str) -> int:
+def verify(profile: Profile, *words: Word) -> int:
     """Read every byte of a run's artifacts again and compare with the manifests."""
     from storage import artifacts
 

@@ -76,10 +76,13 @@ def _body(work: stage.Work) -> None:
         }
     durable.write_json(target / INFO, info)
     get_run_logger().info(
-        "corpus: %s training and %s held-out rows of %d tokens",
+        "corpus: %s training rows of %d tokens from %s documents, %s held-out ones "
+        "from %s",
         f"{len(built.train.tokens):,}",
-        f"{len(built.eval.tokens):,}",
         config.ctx,
+        f"{built.train.num_documents:,}",
+        f"{len(built.eval.tokens):,}",
+        f"{built.eval.num_documents:,}",
     )
     work.commit(step)
 

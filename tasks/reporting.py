@@ -16,6 +16,7 @@ from trilemma.config import Member
 
 PAGE = "index.html"
 _REPORT_BYTES = 64 << 20
+_FEW_DOCUMENTS = 20  # fewer than the blocks of the jackknife
 _EMBEDDED_CAUTION = (
     "The language model was trained on the spot, on a small text, in about two "
     "minutes. These numbers show that the machinery works on real text; they say "
@@ -73,8 +74,16 @@ def _member(step: Step, member: Member) -> report.MemberReport:
 def _caution(plan: Plan) -> str | None:
     if plan.run.toy is not None:
         return _TOY_CAUTION
-    is_embedded = plan.run.lm is not None and plan.run.lm.kind == "embedded"
-    return _EMBEDDED_CAUTION if is_embedded else None
+    parts = []
+    if plan.run.lm is not None and plan.run.lm.kind == "embedded":
+        parts.append(_EMBEDDED_CAUTION)
+    documents = _corpus_info(plan)["eval"]["num_documents"]
+    if documents < _FEW_DOCUMENTS:
+        parts.append(
+            f"Only {documents} documents are held out, and intervals are over "
+            "documents, so these tell little; raise corpus.eval_fraction."
+        )
+    return " ".join(parts) or None
 
 
 def _facts(plan: Plan) -> list[tuple[str, str]]:
@@ -126,7 +135,7 @@ def _lm_fact(plan: Plan) -> str:
 
 
 def _corpus_fact(plan: Plan) -> str:
-    info: dict[str, Any] = json.loads((plan.step("corpus").folder / INFO).read_text())
+    info = _corpus_info(plan)
     config = plan.run.corpus
     assert config is not None
     counts = ", ".join(
@@ -135,3 +144,8 @@ def _corpus_fact(plan: Plan) -> str:
         for split in ("train", "eval")
     )
     return f"{config.kind}: {counts}"
+
+
+def _corpus_info(plan: Plan) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads((plan.step("corpus").folder / INFO).read_text())
+    return info

@@ -137,3 +137,10 @@ def test_corpus_shorter_than_a_batch_fails_in_one_line(plan, text_profile, monke
 def test_store_opens_by_its_path(plan):
     path = plan.step("harvest").folder / "train.zarr"
     assert Store.open(path).read(HOOKS[0], 0, 4).dtype == torch.bfloat16
+
+
+def test_report_says_when_too_few_documents_are_held_out(plan):
+    info = json.loads((plan.step("corpus").folder / "corpus.json").read_text())
+    number = info["eval"]["num_documents"]
+    page = (plan.step("reporting").folder / "index.html").read_text()
+    assert (f"Only {number} documents are held out" in page) == (number < 20)

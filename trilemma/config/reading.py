@@ -57,7 +57,9 @@ def validated(model: type[_Model], values: dict[str, Any]) -> _Model:
 def _line(model: type[BaseModel], values: dict[str, Any], detail: Any) -> str:
     """Return one line for one pydantic error."""
     where = ".".join(str(part) for part in _plain_location(values, detail["loc"]))
+    # Pydantic says tuple of what a profile writes as a list.
     message = detail["msg"].removeprefix("Value error, ")
+    message = message.replace("tuple", "list").replace("Tuple", "List")
     if detail["type"] == "value_error":
         # A validator of a section names the key inside it that is wrong.
         joint = ": " if " " in message.partition(":")[0] else "."

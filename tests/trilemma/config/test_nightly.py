@@ -36,8 +36,8 @@ def test_a_night_cannot_be_changed(tmp_path):
     ("text", "said"),
     [
         ("words: []", "profiles: missing; it has no default"),
-        ("profiles: []", "profiles: found []; tuple should have at least 1 item"),
-        ("profiles: a.yaml", "profiles: found 'a.yaml'; input should be a valid tuple"),
+        ("profiles: []", "profiles: found []; list should have at least 1 item"),
+        ("profiles: a.yaml", "profiles: found 'a.yaml'; input should be a valid list"),
         (
             "profiles: [a.yaml, 3]",
             "profiles.1: found 3; input should be a valid string",
