@@ -1,14 +1,19 @@
 """Write files so that a reader, or a machine after a crash, sees all or nothing."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Buffer
+
 _BLOCK_BYTES = 1 << 20
+_SUFFIX = ".tmp"
 
 
 def canonical_json(value: Any) -> str:
@@ -52,7 +57,7 @@ def append_line(path: Path, line: str) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, then move what was written to `path`, durably."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
     try:
         yield aside
         sync(aside)
@@ -60,6 +65,57 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary(path: Path, parts: Sequence[Buffer]) -> Iterator[Path]:
+    """Write a file beside `path`, wait for the disk, and give it to be moved there.
+
+    Its name is its own, however many write the same file. While it is written its
+    writer holds its lock, which dies with the process: see `remove_if_left`.
+    """
+    aside, descriptor = _create_locked(path)
+    try:
+        try:
+            try:
+                for part in parts:
+                    _write_all(descriptor, part)
+                os.fsync(descriptor)
+            except OSError as error:  # a full disk, which a descriptor cannot name
+                error.filename = str(path)
+                raise
+            yield aside
+        finally:
+            os.close(descriptor)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file of this name is being, or was being, written."""
+    return name.startswith(".") and name.endswith(_SUFFIX)
+
+
+def remove_if_left(path: Path) -> None:
+    """Remove a file of `temporary` whose writer is dead."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        if _lock(descriptor):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and wait for the disk to know of them."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
 
 
 def sync(path: Path) -> None:
@@ -78,3 +134,35 @@ def sha256(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _create_locked(path: Path) -> tuple[Path, int]:
+    """Return a new file beside `path`, and its open descriptor, which holds its lock.
+
+    Whoever removes left files may lock this one before we do; then it takes another.
+    """
+    while True:
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            descriptor = os.open(aside, flags, 0o666)
+        except FileNotFoundError:
+            make_folder(path.parent)
+            continue
+        if _lock(descriptor) and os.fstat(descriptor).st_nlink:
+            return aside, descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_all(descriptor: int, part: Buffer) -> None:
+    left = memoryview(part).cast("B")
+    while left:
+        left = left[os.write(descriptor, left) :]

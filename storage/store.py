@@ -1,8 +1,11 @@
 """The activation store of one split: a Zarr v3 group of hooks, tokens and masks."""
 
-from collections.abc import Iterator
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,19 +13,19 @@ import torch
 import zarr
 from torch import Tensor
 
-from storage import artifacts
+from storage import artifacts, layout
+from storage.artifacts import File
+from storage.chunk_reader import ChunkReader, StoreError
+from storage.places import Place, open_place
 
-FORMAT = "trilemma-activations"
-FORMAT_VERSION = 1
+__all__ = ["Store", "StoreBatch", "StoreError", "as_tensor", "torch_dtype"]
+
 _TORCH = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
 }
-
-
-class StoreError(ValueError):
-    """A store that cannot be read as what it says it is."""
 
 
 class StoreBatch(NamedTuple):
@@ -34,65 +37,94 @@ class StoreBatch(NamedTuple):
     x: Tensor
 
 
+class _Piece(NamedTuple):
+    """Rows of one chunk: where they are in it, and where they go."""
+
+    chunk: int
+    inside: slice
+    outside: slice
+
+
 class Store:
     """A committed activation store, open for reading.
 
-    Only a store that a manifest vouches for can be opened, since a chunk that is
-    missing would otherwise read as zeros. `store.group` is the plain Zarr group.
+    Only a store that a manifest vouches for can be opened. Every chunk that is read is
+    checked, since plain Zarr would take a missing one for zeros.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
-        """Wrap an open group; use `Store.open`."""
-        attributes = group.attrs.asdict()
-        self.path = path
-        self.group = group
-        self.ctx = _int(attributes["ctx"])
-        self.num_seqs = _int(attributes["num_seqs"])
-        self.chunk_seqs = _int(attributes["chunk_seqs"])
-        self.dtypes = cast("dict[str, str]", attributes["hooks"])
-        self.provenance = cast("dict[str, Any]", attributes["provenance"])
+    def __init__(self, place: Place, attributes: Mapping[str, Any]) -> None:
+        """Wrap the store that lies at `place`; use `Store.open`."""
+        self._place = place
+        self._grid = layout.grid_of(attributes)
+        self._reader = ChunkReader(place, self._grid)
+        self._statistics: dict[str, dict[str, Any]] = {}
+        self.provenance: dict[str, Any] = attributes["provenance"]
 
     @classmethod
-    def open(cls, path: str | Path) -> "Store":
-        """Return the store at `path`, such as `artifacts/harvest/<key>/train.zarr`.
+    def open(cls, where: str | Path) -> "Store":
+        """Return the store at a path or URL such as `s3://team/harvest/0f/train.zarr`.
 
         Raises:
             StoreError: there is no store, or it is unfinished work.
             storage.artifacts.ArtifactError: a file is missing or has another size.
+            storage.places.PlaceError: a bucket cannot be read.
         """
-        path = Path(path)
-        manifest = artifacts.read_manifest(path.parent)
+        above, _, name = str(where).rstrip("/").rpartition("/")
+        return cls.within(open_place(above or Path(where).parent), name)
+
+    @classmethod
+    def within(cls, place: Place, name: str) -> "Store":
+        """Return the store of a name in the place of its artifact; see `open`."""
+        url = f"{place.url}/{name}"
+        manifest = artifacts.read_manifest(place)
         if manifest is None:
             raise StoreError(
-                f"{path}: found no finished store; run the harvest stage, and name the "
+                f"{url}: found no finished store; run the harvest stage, and name the "
                 "folder train.zarr or eval.zarr inside its artifact"
             )
-        artifacts.check_sizes(path.parent, manifest)
-        if f"{path.name}/zarr.json" not in manifest.files:
+        if f"{name}/{layout.METADATA}" not in manifest.files:
             raise StoreError(
-                f"{path}: not in the manifest beside it; name train.zarr or eval.zarr"
+                f"{url}: not in the manifest beside it; name train.zarr or eval.zarr"
             )
-        group = zarr.open_group(path, mode="r", zarr_format=3)
-        if group.attrs.get("format") != FORMAT:
-            raise StoreError(f"{path}: is a Zarr group, but not an activation store")
-        if group.attrs.get("version") != FORMAT_VERSION:
-            raise StoreError(
-                f"{path}: found format version {group.attrs.get('version')!r}; this "
-                f"version reads {FORMAT_VERSION}"
-            )
-        return cls(path, group)
+        artifacts.check_sizes(place, manifest)
+        found = {
+            file.removeprefix(f"{name}/"): _attributes(place, file, known)
+            for file, known in manifest.files.items()
+            if file.startswith(f"{name}/") and file.endswith(f"/{layout.METADATA}")
+        }
+        attributes = found[layout.METADATA]
+        _check_format(url, attributes)
+        store = cls(place.child(name), attributes)
+        for hook in store.hooks:
+            hook_attributes = found[f"{hook}/{layout.METADATA}"]
+            store._statistics[hook] = hook_attributes["statistics"]
+        return store
 
     def __repr__(self) -> str:
         """Return the store's place, size and hooks."""
         return (
-            f"Store({str(self.path)!r}, {self.num_tokens:,} tokens, "
-            f"hooks={list(self.dtypes)})"
+            f"Store({self.url!r}, {self.num_tokens:,} tokens, hooks={list(self.hooks)})"
         )
 
     @property
-    def hooks(self) -> tuple[str, ...]:
-        """Return the hooks whose activations are stored."""
-        return tuple(self.dtypes)
+    def url(self) -> str:
+        """Return the path or URL of the store."""
+        return self._place.url
+
+    @functools.cached_property
+    def group(self) -> zarr.Group:
+        """Return the plain Zarr group, which takes a missing chunk for zeros."""
+        return zarr.open_group(self._place.zarr_store(), mode="r", zarr_format=3)
+
+    @property
+    def ctx(self) -> int:
+        """Return the tokens of a sequence."""
+        return self._grid.ctx
+
+    @property
+    def num_seqs(self) -> int:
+        """Return the number of sequences."""
+        return self._grid.num_seqs
 
     @property
     def num_tokens(self) -> int:
@@ -100,41 +132,107 @@ class Store:
         return self.num_seqs * self.ctx
 
     @property
+    def chunk_seqs(self) -> int:
+        """Return the sequences of a chunk; the last one may have fewer."""
+        return self._grid.chunk_seqs
+
+    @property
     def num_chunks(self) -> int:
         """Return the number of chunks of each hook."""
-        return -(-self.num_seqs // self.chunk_seqs)
+        return self._grid.num_chunks
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Return the name of each hook's stored dtype."""
+        return self._grid.dtypes
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """Return the hooks whose activations are stored."""
+        return tuple(self.dtypes)
 
     def d_in(self, hook: str) -> int:
         """Return the width of a hook's activations."""
-        return int(self._array(hook, "activations").shape[1])
+        return self._grid.widths[self._checked(hook)]
 
-    def read(self, hook: str, start: int, stop: int) -> Tensor:
-        """Return rows `[start, stop)` of a hook, `[rows, d_in]`, as stored."""
-        values = np.asarray(self._array(hook, "activations")[start:stop])
-        return as_tensor(values, self.dtypes[hook])
-
-    def mask(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Return the mask of rows `[start, stop)`; 0 where a row counts."""
-        return np.asarray(_as_array(self.group["mask"])[start:stop])
-
-    def unmasked_rows(self) -> npt.NDArray[np.int64]:
-        """Return how many rows of each chunk count, `[num_chunks]`."""
-        return np.asarray(_as_array(self.group["unmasked_rows"])[:])
+    def dtype(self, hook: str) -> torch.dtype:
+        """Return the dtype in which rows are given: as stored, but float32 for int8."""
+        name = self.dtypes[self._checked(hook)]
+        return torch.float32 if name == "int8" else _TORCH[name]
 
     def statistics(self, hook: str) -> dict[str, Any]:
         """Return a hook's statistics over unmasked rows, as recorded at harvest."""
-        return cast("dict[str, Any]", self._hook(hook).attrs.asdict()["statistics"])
+        return self._statistics[self._checked(hook)]
 
     def mean(self, hook: str) -> Tensor:
         """Return the mean activation over unmasked rows, `[d_in]`, float64."""
-        return torch.from_numpy(np.asarray(self._array(hook, "mean")[:]))
+        array = layout.whole(
+            f"{self._checked(hook)}/mean", np.dtype("<f8"), self.d_in(hook)
+        )
+        return torch.from_numpy(self._reader.read(array, 0).copy())
+
+    def read(self, hook: str, start: int, stop: int) -> Tensor:
+        """Return rows `[start, stop)` of a hook, `[rows, d_in]`; see `dtype`.
+
+        Raises:
+            StoreError: there are no such rows, or a chunk is missing or has changed.
+        """
+        self._check_rows(start, stop)
+        x = torch.empty((stop - start, self.d_in(hook)), dtype=self.dtype(hook))
+        given = x.view(torch.uint16) if x.dtype == torch.bfloat16 else x
+        for chunk, inside, outside in self._pieces(start, stop):
+            values = self.open_chunk(hook, chunk, check=True)
+            given.numpy()[outside] = values[inside]
+        return x
+
+    def open_chunk(self, hook: str, chunk: int, *, check: bool) -> npt.NDArray[Any]:
+        """Return all rows of a chunk, `[rows, d_in]`, bfloat16 as uint16 of its bits.
+
+        Where the chunk is not compressed and lies on a local disk it is mapped, and
+        read as it is used; int8 comes as float32, in memory.
+
+        Args:
+            hook: whose activations.
+            chunk: its number.
+            check: whether to compare the checksum of a chunk that is mapped; others
+                are always checked.
+
+        Raises:
+            StoreError: the chunk is missing or has changed; names hook and file.
+        """
+        array = self._grid.array(f"{self._checked(hook)}/activations")
+        values = self._reader.open(array, chunk, check=check)
+        if self.dtypes[hook] != "int8":
+            return values
+        x = values.astype(np.float32)
+        x *= self._reader.read(self._grid.array(f"{hook}/scale"), chunk)[:, None]
+        return x
+
+    def mask(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Return the mask of rows `[start, stop)`; 0 where a row counts."""
+        self._check_rows(start, stop)
+        mask = np.empty(stop - start, np.uint8)
+        for chunk, inside, outside in self._pieces(start, stop):
+            mask[outside] = self._read("mask", chunk)[inside]
+        return mask
+
+    def unmasked(self, chunk: int) -> npt.NDArray[np.int64]:
+        """Return which rows of a chunk count, as numbers within the chunk."""
+        return np.flatnonzero(self._read("mask", chunk) == 0)
+
+    def unmasked_rows(self) -> npt.NDArray[np.int64]:
+        """Return how many rows of each chunk count."""
+        array = layout.whole("unmasked_rows", np.dtype("<i8"), self.num_chunks)
+        return self._reader.read(array, 0)
+
+    def documents(self, chunk: int) -> npt.NDArray[np.int64]:
+        """Return the document of each row of a chunk."""
+        return self._read("document", chunk).reshape(-1)
 
     def chunk(self, hook: str, index: int) -> Tensor:
-        """Return the unmasked rows of one chunk, `[rows, d_in]`, as stored."""
-        rows = self.chunk_seqs * self.ctx
-        start, stop = index * rows, min((index + 1) * rows, self.num_tokens)
-        keep = torch.from_numpy(self.mask(start, stop) == 0)
-        return self.read(hook, start, stop)[keep]
+        """Return the unmasked rows of one chunk, `[rows, d_in]`; see `dtype`."""
+        values = self.open_chunk(hook, index, check=True)
+        return as_tensor(values[self.unmasked(index)], self.dtypes[hook])
 
     def sequences(
         self, hook: str, batch_seqs: int, *, limit: int | None
@@ -145,31 +243,52 @@ class Store:
         once; hence some hold fewer than `batch_seqs` sequences.
         """
         last = self.num_seqs if limit is None else min(limit, self.num_seqs)
-        for first in range(0, last, self.chunk_seqs):
-            stop = min(first + self.chunk_seqs, last)
-            x = self.read(hook, first * self.ctx, stop * self.ctx)
-            mask = self.mask(first * self.ctx, stop * self.ctx)
-            tokens = np.asarray(_as_array(self.group["tokens"])[first:stop])
-            document = np.asarray(_as_array(self.group["document"])[first:stop])
-            whole = StoreBatch(
-                torch.from_numpy(tokens).long(),
-                torch.from_numpy(document),
-                torch.from_numpy(mask).view(-1, self.ctx),
-                x.view(-1, self.ctx, x.shape[1]),
+        for chunk in range(-(-last // self.chunk_seqs)):
+            span = self._grid.sequences(chunk)
+            x = self.open_chunk(hook, chunk, check=True)
+            parts = (
+                self._read("tokens", chunk).astype(np.int64),
+                self._read("document", chunk),
+                self._read("mask", chunk).reshape(-1, self.ctx),
+                x.reshape(-1, self.ctx, x.shape[1]),
             )
-            for start in range(0, stop - first, batch_seqs):
-                part = StoreBatch(*(t[start : start + batch_seqs] for t in whole))
-                yield part._replace(x=part.x.float())
+            num = min(last, span.stop) - span.start
+            for start in range(0, num, batch_seqs):
+                rows = slice(start, min(start + batch_seqs, num))
+                tokens, document, mask = (
+                    torch.from_numpy(part[rows].copy()) for part in parts[:3]
+                )
+                batch = as_tensor(parts[3][rows].copy(), self.dtypes[hook])
+                yield StoreBatch(tokens, document, mask, batch.float())
 
-    def _hook(self, hook: str) -> zarr.Group:
+    def _read(self, name: str, chunk: int) -> npt.NDArray[Any]:
+        return self._reader.read(self._grid.array(name), chunk)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[_Piece]:
+        """Yield what each chunk holds of the rows."""
+        length = self.chunk_seqs * self.ctx
+        for chunk in range(start // length, -(-stop // length)):
+            rows = self._grid.rows(chunk)
+            first, last = max(start, rows.start), min(stop, rows.stop)
+            yield _Piece(
+                chunk,
+                slice(first - rows.start, last - rows.start),
+                slice(first - start, last - start),
+            )
+
+    def _checked(self, hook: str) -> str:
         if hook not in self.dtypes:
             raise StoreError(
-                f"{self.path}: has no hook {hook!r}; it holds {', '.join(self.dtypes)}"
+                f"{self.url}: has no hook {hook!r}; it holds {', '.join(self.hooks)}"
             )
-        return cast("zarr.Group", self.group[hook])
+        return hook
 
-    def _array(self, hook: str, name: str) -> "zarr.Array[Any]":
-        return _as_array(self._hook(hook)[name])
+    def _check_rows(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise StoreError(
+                f"{self.url}: has no rows {start:,} to {stop:,}; it holds "
+                f"{self.num_tokens:,}"
+            )
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -183,11 +302,27 @@ def as_tensor(values: npt.NDArray[Any], dtype: str) -> Tensor:
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
-def _as_array(node: Any) -> "zarr.Array[Any]":  # zarr types a member as Array | Group
-    assert isinstance(node, zarr.Array)
-    return node
+def _attributes(place: Place, name: str, known: File) -> dict[str, Any]:
+    """Return the attributes in a `zarr.json`, which must be as the manifest says."""
+    data = place.get(name)
+    if hashlib.sha256(data).hexdigest() != known.sha256:
+        raise StoreError(
+            f"{place.url}/{name}: its bytes have changed; delete {place.url} and run "
+            "the stage again"
+        )
+    attributes: dict[str, Any] = json.loads(data)["attributes"]
+    return attributes
 
 
-def _int(value: object) -> int:
-    assert isinstance(value, int)
-    return value
+def _check_format(url: str, attributes: Mapping[str, Any]) -> None:
+    if attributes.get("format") != layout.FORMAT:
+        raise StoreError(f"{url}: is a Zarr group, but not an activation store")
+    version = attributes.get("version")
+    if version == layout.FORMAT_VERSION:
+        return
+    newer = isinstance(version, int) and version > layout.FORMAT_VERSION
+    raise StoreError(
+        f"{url}: found format version {version!r}; this version reads "
+        f"{layout.FORMAT_VERSION}; "
+        + ("update Trilemma" if newer else "run the harvest stage again")
+    )

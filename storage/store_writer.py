@@ -1,276 +1,366 @@
-"""Write an activation store chunk by chunk, so that a kill loses at most one chunk."""
+"""Write an activation store part by part, so that a kill loses only parts under way."""
 
+import hashlib
 import json
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Buffer
 
-from storage import artifacts, durable
-from storage.store import FORMAT, FORMAT_VERSION
+from storage import durable, layout
+from storage.artifacts import ArtifactError, File
+from storage.chunk_reader import ChunkReader
+from storage.encoding import encode_chunk, encode_shard
+from storage.layout import METADATA, Grid, Layout, StoredArray
+from storage.places import Place
 
-_LOG = "commits.jsonl"
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_ZARR_DTYPE = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
+__all__ = ["ChunkData", "HookChunk", "Layout", "StoreWriter", "forget_commits"]
 
-
-class Layout(NamedTuple):
-    """Everything that fixes the bytes of a store but the activations."""
-
-    ctx: int
-    widths: dict[str, int]
-    """d_in of each hook."""
-    dtype: str
-    chunk_bytes: int
-    codec: str
-    provenance: dict[str, Any]
-
-    def chunk_seqs(self) -> int:
-        """Return how many whole sequences fit a chunk, at least one."""
-        widest = max(self.widths.values())
-        return max(1, self.chunk_bytes // (self.ctx * widest * _ITEM_BYTES[self.dtype]))
-
-    def store_bytes(self, num_seqs: int) -> int:
-        """Return the bytes of a store of so many sequences, before compression."""
-        row = sum(self.widths.values()) * _ITEM_BYTES[self.dtype]
-        row += 4 * len(self.widths) + 13
-        return num_seqs * self.ctx * row
+_COMMITS = ".commits"
+_READERS = 8
+# How many small files are read, or go to the disk, together.
+_BATCH = 64
 
 
 class HookChunk(NamedTuple):
-    """One chunk of one hook, as it is stored, with the statistics of its rows."""
+    """One chunk of one hook as it is stored."""
 
     values: npt.NDArray[Any]
     """`[rows, d_in]` in the stored dtype (bfloat16 as uint16)."""
     norm: npt.NDArray[np.float32]
-    """Euclidean norm of each row, `[rows]`."""
+    """Euclidean norm of each row as stored, `[rows]`."""
+    scale: npt.NDArray[np.float32] | None
+    """What each row of int8 is to be multiplied by, `[rows]`; None for other dtypes."""
 
 
-def forget_commits(artifact: Path) -> None:
-    """Remove the commit logs of all splits, once every split is finished."""
-    for log in artifact.glob(f"*.{_LOG}"):
-        log.unlink()
+class ChunkData(NamedTuple):
+    """One chunk of every array, with what shall be known of it later."""
+
+    tokens: npt.NDArray[np.int32]
+    """`[seqs, ctx]`."""
+    document: npt.NDArray[np.int64]
+    """`[seqs, ctx]`."""
+    hooks: Mapping[str, HookChunk]
+    statistics: Any
+    """Any JSON; `StoreWriter.read_statistics` gives it back."""
+
+
+class _Record(BaseModel):
+    """The commit record of a part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    part: int
+    chunks: tuple[int, int]
+    rows: int
+    files: dict[str, File]
+    statistics: list[Any]
+
+
+def forget_commits(place: Place) -> None:
+    """Remove the commit records of all splits, once every split is finished."""
+    names = [entry.name for entry in place.list("")]
+    place.delete(*(n for n in names if n.split("/")[0].endswith(_COMMITS)))
 
 
 class StoreWriter:
-    """A store in the making: `write_chunk` for each missing chunk, then `finish`.
+    """A store in the making: `write_part` for each missing part, then `finish`.
 
-    When all splits are finished, `forget_commits` comes before the artifact's commit.
+    Several writers, in threads, processes or on other machines, may write parts of
+    one store; a part that two of them write ends in the same bytes. When all splits are
+    finished, `forget_commits` comes before the artifact's commit.
     """
 
     def __init__(
-        self,
-        artifact: Path,
-        split: str,
-        layout: Layout,
-        *,
-        tokens: npt.NDArray[np.int32],
-        document: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.uint8],
+        self, place: Place, split: str, layout: Layout, *, num_seqs: int
     ) -> None:
-        """Open `artifact/<split>.zarr`, keeping the chunks that were committed.
+        """Open `<split>.zarr`, keeping what was committed if its layout is the same.
+
+        When a layout may have changed, one writer has to open before all others.
 
         Args:
-            artifact: the harvest stage's folder; its commit log lies there too.
+            place: the harvest stage's artifact; commit records lie there too.
             split: train or eval.
-            layout: dtype, chunks and provenance; another layout starts afresh.
-            tokens: `[num_seqs, ctx]`.
-            document: `[num_seqs, ctx]`.
-            mask: `[num_seqs * ctx]`, without the high-norm bit.
+            layout: dtype, chunks and provenance.
+            num_seqs: sequences of the split.
         """
-        self.path = artifact / f"{split}.zarr"
-        self._log = artifact / f"{split}.{_LOG}"
-        self._layout = layout
-        self._chunk_seqs = layout.chunk_seqs()
-        self._tokens = tokens
-        self._document = document
-        self.first_mask = mask
-        attributes = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "ctx": layout.ctx,
-            "num_seqs": len(tokens),
-            "chunk_seqs": self._chunk_seqs,
-            "hooks": dict.fromkeys(layout.widths, layout.dtype),
-            "provenance": layout.provenance,
-        }
-        self._group = self._resumed(attributes) or self._created(attributes)
-        self.commits = self._read_commits()
+        assert num_seqs > 0
+        self.layout = layout
+        self._place = place
+        self._root = f"{split}.zarr"
+        self._commits = f"{split}{_COMMITS}"
+        self._grid = Grid.of(layout, num_seqs)
+        self._reader = ChunkReader(place.child(self._root), self._grid)
+        self._open()
 
     @property
     def num_chunks(self) -> int:
         """Return the number of chunks of each hook."""
-        return -(-len(self._tokens) // self._chunk_seqs)
+        return self._grid.num_chunks
+
+    @property
+    def num_parts(self) -> int:
+        """Return the number of parts; each is committed at once."""
+        return self._grid.num_parts
+
+    def chunks_of(self, part: int) -> range:
+        """Return the chunks of a part."""
+        return self._grid.chunks_of(part)
+
+    def sequences(self, chunk: int) -> slice:
+        """Return which sequences a chunk holds."""
+        return self._grid.sequences(chunk)
+
+    def part_sequences(self, part: int) -> slice:
+        """Return which sequences a part holds."""
+        chunks = self.chunks_of(part)
+        return slice(self.sequences(chunks[0]).start, self.sequences(chunks[-1]).stop)
+
+    def rows(self, chunk: int) -> slice:
+        """Return which rows a chunk holds."""
+        return self._grid.rows(chunk)
 
     def missing(self) -> list[int]:
-        """Return the chunks that are still to be written, in order."""
-        return [i for i in range(self.num_chunks) if i not in self.commits]
+        """Return the parts that are still to be written, in order.
 
-    def sequences(self, index: int) -> slice:
-        """Return which sequences a chunk holds."""
-        first = index * self._chunk_seqs
-        return slice(first, min(first + self._chunk_seqs, len(self._tokens)))
+        A part is there if its record is, and its files with the sizes recorded.
+        """
+        done = {record.part for record in self._records()}
+        return [part for part in range(self.num_parts) if part not in done]
 
-    def rows(self, index: int) -> slice:
-        """Return which rows a chunk holds."""
-        sequences = self.sequences(index)
-        return slice(
-            sequences.start * self._layout.ctx, sequences.stop * self._layout.ctx
+    def num_committed_rows(self) -> int:
+        """Return how many rows have a commit record, without looking at their files."""
+        rows = 0
+        for entry in self._place.list(self._commits):
+            part = int(entry.name.rpartition("/")[2].removesuffix(".json"))
+            sequences = self.part_sequences(part)
+            rows += (sequences.stop - sequences.start) * self.layout.ctx
+        return rows
+
+    def write_part(self, part: int, chunks: Sequence[ChunkData]) -> None:
+        """Write the files of a part, wait until they are safe, then commit it.
+
+        May be called by several threads, for different parts. Arrays are not copied.
+        """
+        assert len(chunks) == len(self.chunks_of(part))
+        arrays = [_arrays_of(chunk) for chunk in chunks]
+        objects = {
+            self._name(array.file(part)): _encode(
+                array, [found[array.name] for found in arrays]
+            )
+            for array in self._grid.arrays()
+        }
+        record = _Record(
+            part=part,
+            chunks=(self.chunks_of(part).start, self.chunks_of(part).stop),
+            rows=sum(chunk.tokens.size for chunk in chunks),
+            files=self._put_all(objects),
+            statistics=[chunk.statistics for chunk in chunks],
         )
+        text = durable.canonical_json(record.model_dump())
+        self._place.put(self._record_name(part), text.encode())
 
-    def write_chunk(self, index: int, hooks: Mapping[str, HookChunk]) -> None:
-        """Write a chunk of every hook, wait for the disk, then commit it to the log."""
-        rows = self.rows(index)
-        for hook, chunk in hooks.items():
-            self._array(f"{hook}/activations")[rows] = chunk.values
-            self._array(f"{hook}/norm")[rows] = chunk.norm
-        files = {}
-        folders: set[Path] = set()
-        for hook in hooks:
-            for name in ("activations/c/{}/0", "norm/c/{}"):
-                path = self.path / hook / name.format(index)
-                durable.sync(path)
-                # Zarr makes the folders between the array and its chunk.
-                parents = path.relative_to(self.path / hook).parents[:-1]
-                folders |= {self.path / hook / parent for parent in parents}
-                files[path.relative_to(self.path.parent).as_posix()] = {
-                    "bytes": path.stat().st_size,
-                    "sha256": durable.sha256(path),
-                }
-        for folder in sorted(folders, reverse=True):
-            durable.sync(folder)
-        record = {"chunk": index, "rows": rows.stop - rows.start, "files": files}
-        durable.append_line(self._log, durable.canonical_json(record))
-        self.commits[index] = record
+    def read_statistics(self) -> Iterator[Any]:
+        """Yield the statistics of every committed chunk, in the order of chunks."""
+        for record in self._records():
+            yield from record.statistics
 
-    def read_chunk(self, hook: str, index: int) -> npt.NDArray[Any]:
+    def read_values(self, hook: str, chunk: int) -> npt.NDArray[Any]:
         """Return a committed chunk as it is stored, `[rows, d_in]`."""
-        return np.asarray(self._array(f"{hook}/activations")[self.rows(index)])
+        array = self._grid.array(f"{hook}/activations")
+        return self._reader.open(array, chunk, check=True)
 
-    def norms(self, hook: str) -> npt.NDArray[np.float32]:
-        """Return the norms of all rows of a hook."""
-        return np.asarray(self._array(f"{hook}/norm")[:])
+    def read_scale(self, hook: str, chunk: int) -> npt.NDArray[np.float32]:
+        """Return the scales of a committed chunk of int8, `[rows]`."""
+        return self._reader.read(self._grid.array(f"{hook}/scale"), chunk)
+
+    def read_norm(self, hook: str, chunk: int) -> npt.NDArray[np.float32]:
+        """Return the norms of a committed chunk, `[rows]`."""
+        return self._reader.read(self._grid.array(f"{hook}/norm"), chunk)
+
+    def read_tokens(self, chunk: int) -> npt.NDArray[np.int32]:
+        """Return the tokens of a committed chunk, `[seqs, ctx]`."""
+        return self._reader.read(self._grid.array("tokens"), chunk)
 
     def finish(
         self,
-        mask: npt.NDArray[np.uint8],
+        masks: Callable[[int], npt.NDArray[np.uint8]],
         vectors: Mapping[str, Mapping[str, npt.NDArray[np.float64]]],
         statistics: Mapping[str, Mapping[str, Any]],
-    ) -> dict[str, artifacts.File]:
-        """Write what is known only at the end; return the hashes of the chunks.
+    ) -> dict[str, File]:
+        """Write what is known only at the end; return every file of the split.
 
-        May be repeated: the commit log stays until `forget_commits`.
+        Their hashes are those of the bytes as written; nothing is read again. May be
+        repeated: the commit records stay until `forget_commits`.
 
         Args:
-            mask: the mask of all rows, the high-norm bit included.
+            masks: gives the mask `[rows]` of a chunk; asked once for each, in order.
             vectors: for each hook, arrays `[d_in]` such as the mean.
             statistics: for each hook, scalars that go into its attributes.
+
+        Raises:
+            ArtifactError: a part is missing.
         """
-        assert not self.missing()
-        ctx, rows = self._layout.ctx, self._chunk_seqs * self._layout.ctx
-        self._write("tokens", self._tokens, (self._chunk_seqs, ctx))
-        self._write("document", self._document, (self._chunk_seqs, ctx))
-        self._write("mask", mask, (rows,))
-        kept = [
-            int((mask[self.rows(index)] == 0).sum()) for index in range(self.num_chunks)
-        ]
-        self._write("unmasked_rows", np.array(kept, np.int64), (len(kept),))
-        for hook, arrays in vectors.items():
-            for name, values in arrays.items():
-                self._write(f"{hook}/{name}", values, values.shape)
-            node = cast("zarr.Group", self._group[hook])
-            node.attrs.update({"statistics": dict(statistics[hook])})
-        return {
-            name: artifacts.File(**file)
-            for record in self.commits.values()
-            for name, file in record["files"].items()
+        files: dict[str, File] = {}
+        num_found = 0
+        for record in self._records():
+            files |= record.files
+            num_found += 1
+        if num_found < self.num_parts:
+            raise ArtifactError(
+                f"{self._place.url}/{self._root}: {self.num_parts - num_found} of "
+                f"{self.num_parts} parts are not there; run the stage again"
+            )
+        files |= self._put_masks(masks)
+        last = {
+            f"{hook}/{name}": values
+            for hook, arrays in vectors.items()
+            for name, values in arrays.items()
         }
+        objects: dict[str, list[Buffer]] = {}
+        for name, values in last.items():
+            array = layout.whole(name, np.dtype("<f8"), len(values))
+            objects[self._name(array.file(0))] = _encode(array, [values])
+        hooks = {hook: {"statistics": dict(statistics[hook])} for hook in vectors}
+        lengths = {name: len(values) for name, values in last.items()}
+        for name, data in self._metadata(hooks, lengths).items():
+            objects[self._name(name)] = [data]
+        return files | self._put_all(objects)
 
-    def _resumed(self, attributes: dict[str, Any]) -> zarr.Group | None:
+    def _open(self) -> None:
+        self._place.sweep(self._root)
+        self._place.sweep(self._commits)
+        first = self._metadata({hook: {} for hook in self.layout.widths}, {})
         try:
-            group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+            found = self._place.get(self._name(METADATA))
         except FileNotFoundError:
+            found = None
+        # Compared as attributes: another version of Zarr may write other bytes.
+        if found is not None and _attributes(found) != _attributes(first[METADATA]):
+            self._clear()
+        missing = {
+            self._name(name): [data]
+            for name, data in first.items()
+            if self._place.size(self._name(name)) is None
+        }
+        self._place.put_all(missing)
+
+    def _clear(self) -> None:
+        """Remove the split; last what tells its layout, so that a kill is no harm."""
+        for folder in (self._commits, self._root):
+            names = [entry.name for entry in self._place.list(folder)]
+            self._place.delete(*(n for n in names if n != self._name(METADATA)))
+        self._place.delete(self._name(METADATA))
+
+    def _records(self) -> Iterator[_Record]:
+        """Yield the records of parts that are whole, in order."""
+        sizes = {entry.name: entry.bytes for entry in self._place.list(self._root)}
+        names = [entry.name for entry in self._place.list(self._commits)]
+        with ThreadPoolExecutor(_READERS) as pool:
+            for first in range(0, len(names), _BATCH):
+                texts = pool.map(self._place.get, names[first : first + _BATCH])
+                for name, text in zip(names[first:], texts, strict=False):
+                    record = self._record(name, text, sizes)
+                    if record is not None:
+                        yield record
+
+    def _record(
+        self, name: str, text: bytes, sizes: Mapping[str, int]
+    ) -> _Record | None:
+        """Return a record, or None if it does not fit the files that are there."""
+        try:
+            record = _Record.model_validate_json(text)
+        except ValidationError:
             return None
-        for leftover in self.path.rglob("*.partial"):  # of a write that a kill cut
-            leftover.unlink()
-        complete = all(f"{h}/norm" in group for h in self._layout.widths)
-        # Attributes are compared as JSON, since that is how they come back.
-        same = group.attrs.asdict() == json.loads(durable.canonical_json(attributes))
-        return group if complete and same else None
-
-    def _created(self, attributes: dict[str, Any]) -> zarr.Group:
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._log.unlink(missing_ok=True)
-        durable.sync(self._log.parent)
-        group = zarr.open_group(
-            self.path, mode="w", zarr_format=3, attributes=attributes
-        )
-        num_rows = len(self._tokens) * self._layout.ctx
-        rows = self._chunk_seqs * self._layout.ctx
-        dtype = self._layout.dtype
-        for hook, d_in in self._layout.widths.items():
-            # Blosc with its byte shuffle is Zarr's own name for shuffle and zstd.
-            squeeze = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
-            codecs = [squeeze] if self._layout.codec == "shuffle-zstd" else []
-            group.create_array(
-                f"{hook}/activations",
-                shape=(num_rows, d_in),
-                chunks=(rows, d_in),
-                dtype=_ZARR_DTYPE[dtype],
-                compressors=[*codecs, Crc32cCodec()],
-                attributes={"dtype": dtype},
-                config={"write_empty_chunks": True},
+        part = record.part
+        if not 0 <= part < self.num_parts or name != self._record_name(part):
+            return None
+        expected = {self._name(array.file(part)) for array in self._grid.arrays()}
+        is_whole = (
+            set(record.files) == expected
+            and len(record.statistics) == len(self.chunks_of(part))
+            and all(
+                sizes.get(name) == file.bytes for name, file in record.files.items()
             )
-            group.create_array(
-                f"{hook}/norm",
-                shape=(num_rows,),
-                chunks=(rows,),
-                dtype="float32",
-                compressors=[Crc32cCodec()],
-                config={"write_empty_chunks": True},
-            )
-        return group
-
-    def _read_commits(self) -> dict[int, dict[str, Any]]:
-        """Return the committed chunks; from the log goes what no longer holds.
-
-        That is a torn last line, and a chunk with a file gone or of another size.
-        """
-        commits: dict[int, dict[str, Any]] = {}
-        if not self._log.exists():
-            return commits
-        text = self._log.read_text(encoding="utf-8")
-        # Not splitlines: it also splits at the likes of U+2028 inside a name.
-        for line in text.split("\n")[:-1]:
-            record = json.loads(line)
-            if all(self._is_whole(*file) for file in record["files"].items()):
-                commits[record["chunk"]] = record
-        kept = [durable.canonical_json(record) + "\n" for record in commits.values()]
-        durable.write_text(self._log, "".join(kept))
-        return commits
-
-    def _is_whole(self, name: str, file: Mapping[str, Any]) -> bool:
-        path = self.path.parent / name
-        return path.is_file() and path.stat().st_size == file["bytes"]
-
-    def _write(
-        self, name: str, values: npt.NDArray[Any], chunks: tuple[int, ...]
-    ) -> None:
-        self._group.create_array(
-            name,
-            data=values,
-            chunks=chunks,
-            compressors=[Crc32cCodec()],
-            config={"write_empty_chunks": True},
-            overwrite=True,
         )
+        return record if is_whole else None
 
-    def _array(self, name: str) -> "zarr.Array[Any]":
-        node = self._group[name]
-        assert isinstance(node, zarr.Array)
-        return node
+    def _put_masks(
+        self, masks: Callable[[int], npt.NDArray[np.uint8]]
+    ) -> dict[str, File]:
+        """Write the mask part by part, and how many rows of each chunk count."""
+        mask, unmasked = self._grid.last_arrays()
+        count = np.zeros(self.num_chunks, np.int64)
+        files: dict[str, File] = {}
+        objects: dict[str, list[Buffer]] = {}
+        for part in range(self.num_parts):
+            found = [masks(chunk) for chunk in self.chunks_of(part)]
+            for chunk, values in zip(self.chunks_of(part), found, strict=True):
+                assert len(values) == self.rows(chunk).stop - self.rows(chunk).start
+                count[chunk] = np.count_nonzero(values == 0)
+            objects[self._name(mask.file(part))] = _encode(mask, found)
+            if len(objects) == _BATCH:
+                files |= self._put_all(objects)
+                objects = {}
+        objects[self._name(unmasked.file(0))] = _encode(unmasked, [count])
+        return files | self._put_all(objects)
+
+    def _put_all(self, objects: Mapping[str, Sequence[Buffer]]) -> dict[str, File]:
+        files = {name: _file(parts) for name, parts in objects.items()}
+        self._place.put_all(objects)
+        return files
+
+    def _metadata(
+        self, hooks: Mapping[str, Mapping[str, Any]], vectors: Mapping[str, int]
+    ) -> dict[str, bytes]:
+        group = layout.attributes(self._grid, self.layout.provenance)
+        return layout.metadata(self._grid, group, hooks, vectors)
+
+    def _name(self, file: str) -> str:
+        return f"{self._root}/{file}"
+
+    def _record_name(self, part: int) -> str:
+        return f"{self._commits}/{part:08d}.json"
+
+
+def _arrays_of(chunk: ChunkData) -> dict[str, npt.NDArray[Any]]:
+    """Return the values of a chunk by the names of their arrays."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "tokens": chunk.tokens,
+        "document": chunk.document,
+    }
+    for hook, found in chunk.hooks.items():
+        arrays[f"{hook}/activations"] = found.values
+        arrays[f"{hook}/norm"] = found.norm
+        if found.scale is not None:
+            arrays[f"{hook}/scale"] = found.scale
+    return arrays
+
+
+def _encode(array: StoredArray, chunks: Sequence[npt.NDArray[Any]]) -> list[Buffer]:
+    """Return the parts of the bytes of a file."""
+    encoded = [encode_chunk(values, array.encoding) for values in chunks]
+    if array.shard_chunks is None:
+        (whole,) = encoded
+        return whole
+    return encode_shard(encoded, array.shard_chunks)
+
+
+def _file(parts: Sequence[Buffer]) -> File:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    size = sum(memoryview(part).nbytes for part in parts)
+    return File(bytes=size, sha256=digest.hexdigest())
+
+
+def _attributes(data: bytes) -> Any:
+    """Return the attributes in a `zarr.json`, None if it is not one."""
+    try:
+        return json.loads(data)["attributes"]
+    except (ValueError, KeyError, TypeError):
+        return None

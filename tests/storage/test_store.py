@@ -6,289 +6,350 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage import artifacts
 from storage.artifacts import ArtifactError
+from storage.places import open_place
 from storage.store import Store, StoreError
-from storage.store_writer import HookChunk, Layout, StoreWriter, forget_commits
-from trilemma.harvest import NonFiniteError, RowError, to_store
+from tests.storage import stores
+from tests.storage.stores import CTX, DTYPES, HOOK, NUM_SEQS, OTHER, WIDTHS
 
-CTX, D_IN, NUM_SEQS = 4, 6, 10
-HOOK = "blocks.0.hook_resid_post"
-CHUNK = f"train.zarr/{HOOK}/activations/c/1/0"
+LAYOUTS = [
+    stores.layout(dtype, codec, shard_chunks)
+    for dtype in DTYPES
+    for codec in ("none", "shuffle-zstd")
+    for shard_chunks in (None, 2)
+]
+RAW = stores.layout()
+SHARDED = stores.layout(shard_chunks=2)
+SQUEEZED = stores.layout(codec="shuffle-zstd")
 
 
-def layout(dtype="float32", codec="none", hook=HOOK):
-    row = CTX * D_IN * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
-    return Layout(
-        ctx=CTX,
-        widths={hook: D_IN},
-        dtype=dtype,
-        chunk_bytes=3 * row + 1,
-        codec=codec,
-        provenance={"lm": "x", "ratio": 0.5},
+def identify(layout):
+    return f"{layout.dtype}-{layout.codec}-{layout.shard_chunks}"
+
+
+def expected(hook, dtype, width, num_seqs=NUM_SEQS):
+    """Return what a reader should get, and how far it may be off."""
+    x = stores.x_of(hook, width, num_seqs)
+    if dtype == "int8":
+        return x, x.abs().amax(1, keepdim=True) / 127 / 2 * 1.001
+    return x.to(getattr(torch, dtype)), torch.zeros(len(x), 1)
+
+
+def assert_close(found, hook, dtype, width, num_seqs=NUM_SEQS):
+    x, off = expected(hook, dtype, width, num_seqs)
+    assert found.dtype == x.dtype
+    assert bool(((found.double() - x.double()).abs() <= off).all())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=identify)
+def test_what_was_written_reads_back(place, layout):
+    store = Store.open(stores.make(place, layout))
+    for hook, width in WIDTHS.items():
+        assert store.dtype(hook) == expected(hook, layout.dtype, width)[0].dtype
+        assert_close(store.read(hook, 0, store.num_tokens), hook, layout.dtype, width)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    num_seqs=st.integers(1, 20),
+    chunk_seqs=st.integers(1, 25),
+    shard_chunks=st.one_of(st.none(), st.integers(1, 4)),
+    dtype=st.sampled_from(DTYPES),
+    codec=st.sampled_from(["none", "shuffle-zstd"]),
+    data=st.data(),
+)
+def test_any_rows_of_any_sizes_read_back(
+    tmp_path_factory, num_seqs, chunk_seqs, shard_chunks, dtype, codec, data
+):
+    layout = stores.layout(dtype, codec, shard_chunks, chunk_seqs=chunk_seqs)
+    place = open_place(tmp_path_factory.mktemp("place"))
+    store = Store.open(stores.make(place, layout, num_seqs))
+    rows = st.integers(0, store.num_tokens)
+    start, stop = sorted([data.draw(rows), data.draw(rows)])
+    whole = torch.cat([store.read(HOOK, i, i + 1) for i in range(store.num_tokens)])
+    assert_close(whole, HOOK, dtype, WIDTHS[HOOK], num_seqs)
+    assert torch.equal(store.read(HOOK, start, stop), whole[start:stop])
+    array = np.asarray(store.group[f"{HOOK}/activations"][:])
+    opened = [stored(store, HOOK, i) for i in range(store.num_chunks)]
+    assert np.array_equal(array, np.concatenate(opened))
+    assert np.array_equal(
+        np.asarray(store.group["mask"][start:stop]), store.mask(start, stop)
     )
 
 
-def values(dtype, seed=0):
-    x = torch.randn(NUM_SEQS * CTX, D_IN, generator=torch.Generator().manual_seed(seed))
-    return x.to(getattr(torch, dtype))
+def stored(store, hook, chunk):
+    """Return a chunk as plain Zarr has it."""
+    x = store.open_chunk(hook, chunk, check=False)
+    if store.dtypes[hook] != "int8":
+        return x
+    rows = slice(chunk * store.chunk_seqs * CTX, (chunk + 1) * store.chunk_seqs * CTX)
+    scale = np.asarray(store.group[f"{hook}/scale"][rows])
+    return (x / scale[:, None]).round().astype(np.int8)
 
 
-def as_stored(x):
-    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
-
-
-def writer(folder, layout):
-    return StoreWriter(
-        folder,
-        "train",
-        layout,
-        tokens=np.arange(NUM_SEQS * CTX, dtype=np.int32).reshape(NUM_SEQS, CTX),
-        document=np.arange(NUM_SEQS, dtype=np.int64).repeat(CTX).reshape(-1, CTX),
-        mask=np.tile(np.array([2, 0, 0, 0], np.uint8), NUM_SEQS),
+@pytest.mark.parametrize("layout", LAYOUTS, ids=identify)
+def test_plain_zarr_reads_every_array(tmp_path, layout):
+    place = open_place(tmp_path)
+    path = stores.make(place, layout)
+    group = zarr.open_group(path, mode="r")
+    writer = stores.open_writer(place, layout)
+    chunks = [stores.chunk_data(writer, i) for i in range(writer.num_chunks)]
+    assert np.array_equal(
+        group["tokens"][:], np.concatenate([c.tokens for c in chunks])
     )
+    documents = np.concatenate([c.document for c in chunks])
+    assert np.array_equal(group["document"][:], documents)
+    assert np.array_equal(group["mask"][:], np.tile([2, 0, 0, 0], NUM_SEQS))
+    assert group["unmasked_rows"][:].tolist() == [9, 9, 9, 3]
+    for hook, width in WIDTHS.items():
+        own = [chunk.hooks[hook] for chunk in chunks]
+        values = np.concatenate([found.values for found in own])
+        assert np.array_equal(group[f"{hook}/activations"][:], values)
+        norm = np.concatenate([found.norm for found in own])
+        assert np.array_equal(group[f"{hook}/norm"][:], norm)
+        if layout.dtype == "int8":
+            scale = np.concatenate([found.scale for found in own])
+            assert np.array_equal(group[f"{hook}/scale"][:], scale)
+        assert group[f"{hook}/activations"].attrs["dtype"] == layout.dtype
+        assert group[f"{hook}/mean"][:].tolist() == (np.arange(width) / 2).tolist()
 
 
-def write(open_writer, x, index, hook=HOOK):
-    rows = open_writer.rows(index)
-    part = x[rows]
-    norm = part.float().norm(dim=1).numpy()
-    open_writer.write_chunk(index, {hook: HookChunk(as_stored(part), norm)})
+def test_plain_zarr_reads_a_store_in_its_place(place):
+    store = Store.open(stores.make(place, SHARDED))
+    x = torch.from_numpy(np.asarray(store.group[f"{HOOK}/activations"][:]))
+    assert torch.equal(x, store.read(HOOK, 0, store.num_tokens))
 
 
-def finish_split(open_writer):
-    return open_writer.finish(
-        open_writer.first_mask,
-        {HOOK: {"mean": np.zeros(D_IN), "variance": np.ones(D_IN)}},
-        {HOOK: {"count": 30, "mean_squared_norm": 1.0}},
-    )
+def test_readme_of_bfloat16_holds(tmp_path):
+    path = stores.make(open_place(tmp_path), stores.layout("bfloat16"))
+    array = zarr.open_group(path, mode="r")[f"{HOOK}/activations"]
+    x = torch.from_numpy(np.asarray(array[0:8])).view(torch.bfloat16)
+    assert torch.equal(x, Store.open(path).read(HOOK, 0, 8))
 
 
-def finish(folder, open_writer):
-    known = finish_split(open_writer)
-    forget_commits(folder)
-    return artifacts.commit(
-        folder,
-        stage="harvest",
-        key=folder.name,
-        version=1,
-        config={},
-        parents={},
-        known=known,
-    )
+@pytest.mark.parametrize("layout", [RAW, SHARDED], ids=identify)
+def test_raw_chunk_on_a_local_disk_is_mapped(tmp_path, layout):
+    store = Store.open(stores.make(open_place(tmp_path), layout))
+    for chunk in range(store.num_chunks):
+        x = store.open_chunk(HOOK, chunk, check=True)
+        assert isinstance(x, np.memmap)
 
 
-def make(folder, dtype="float32", codec="none"):
-    folder.mkdir()
-    x = values(dtype)
-    open_writer = writer(folder, layout(dtype, codec))
-    for index in open_writer.missing():
-        write(open_writer, x, index)
-    finish(folder, open_writer)
-    return x
+def test_opening_reads_no_chunk(place):
+    url = stores.make(place, RAW)
+    store = Store.within(Watched(place), url.rpartition("/")[2])
+    assert store.statistics(HOOK)["count"] == 30
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("codec", ["none", "shuffle-zstd"])
-def test_what_was_written_reads_back_bit_for_bit(tmp_path, dtype, codec):
-    x = make(tmp_path / "a", dtype, codec)
-    store = Store.open(tmp_path / "a" / "train.zarr")
-    assert store.read(HOOK, 0, store.num_tokens).dtype == x.dtype
-    assert torch.equal(store.read(HOOK, 0, store.num_tokens), x)
+class Watched:
+    """A place whose chunks cannot be read."""
+
+    def __init__(self, place):
+        self._place = place
+
+    def get(self, name):
+        assert name.endswith(".json")
+        return self._place.get(name)
+
+    def __getattr__(self, name):
+        return getattr(self._place, name)
 
 
-def test_store_opens_with_plain_zarr(tmp_path):
-    x = make(tmp_path / "a", "bfloat16")
-    group = zarr.open_group(tmp_path / "a" / "train.zarr", mode="r")
-    raw = torch.from_numpy(np.asarray(group[f"{HOOK}/activations"][:]))
-    assert torch.equal(raw.view(torch.bfloat16), x)
-    assert group[f"{HOOK}/activations"].attrs["dtype"] == "bfloat16"
+def test_store_knows_its_tokens_documents_masks_and_statistics(place):
+    store = Store.open(stores.make(place, SHARDED))
+    assert store.documents(3).tolist() == [9] * CTX
+    assert store.unmasked(3).tolist() == [1, 2, 3]
+    assert store.unmasked_rows().tolist() == [9, 9, 9, 3]
+    assert store.mask(3, 6).tolist() == [0, 2, 0]
+    assert store.statistics(OTHER) == {"count": 30, "mean_squared_norm": 1.0}
+    assert store.mean(HOOK).tolist() == (np.arange(6) / 2).tolist()
+    assert store.provenance == {"lm": "x", "ratio": 0.5}
+    assert (store.d_in(HOOK), store.d_in(OTHER)) == (6, 3)
 
 
-def test_sequences_give_every_row_once_in_stored_order(tmp_path):
-    x = make(tmp_path / "a")
-    store = Store.open(tmp_path / "a" / "train.zarr")
+def test_sequences_give_every_row_once_in_stored_order(place):
+    store = Store.open(stores.make(place, RAW))
     batches = list(store.sequences(HOOK, 2, limit=None))
-    assert torch.equal(torch.cat([b.x for b in batches]).view(-1, D_IN), x)
-    assert torch.equal(
-        torch.cat([b.tokens for b in batches]).view(-1), torch.arange(NUM_SEQS * CTX)
-    )
+    x = torch.cat([batch.x for batch in batches]).view(-1, WIDTHS[HOOK])
+    assert torch.equal(x, stores.x_of(HOOK, WIDTHS[HOOK]))
+    tokens = torch.cat([batch.tokens for batch in batches])
+    assert torch.equal(tokens.view(-1), torch.arange(NUM_SEQS * CTX))
+    assert [len(batch.document) for batch in batches] == [2, 1, 2, 1, 2, 1, 1]
 
 
-def test_sequences_stop_at_the_limit(tmp_path):
-    make(tmp_path / "a")
-    store = Store.open(tmp_path / "a" / "train.zarr")
-    assert sum(len(b.tokens) for b in store.sequences(HOOK, 2, limit=5)) == 5
+@pytest.mark.parametrize("limit", [0, 1, 5, 6, 99])
+def test_sequences_stop_at_the_limit(tmp_path, limit):
+    store = Store.open(stores.make(open_place(tmp_path), RAW))
+    batches = list(store.sequences(HOOK, 2, limit=limit))
+    assert sum(len(batch.mask) for batch in batches) == min(limit, NUM_SEQS)
 
 
-def test_chunk_leaves_out_masked_rows(tmp_path):
-    x = make(tmp_path / "a")
-    store = Store.open(tmp_path / "a" / "train.zarr")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chunk_leaves_out_masked_rows(tmp_path, dtype):
+    store = Store.open(stores.make(open_place(tmp_path), stores.layout(dtype)))
     kept = torch.cat([store.chunk(HOOK, i) for i in range(store.num_chunks)])
-    assert torch.equal(kept, x.view(NUM_SEQS, CTX, D_IN)[:, 1:].reshape(-1, D_IN))
-    assert store.unmasked_rows().sum() == len(kept)
+    whole = store.read(HOOK, 0, store.num_tokens).view(NUM_SEQS, CTX, -1)
+    assert torch.equal(kept, whole[:, 1:].reshape(len(kept), -1))
 
 
-@pytest.mark.parametrize("keep", [0, 1, 2, 3, 4])
-def test_interrupted_store_ends_in_the_same_bytes(tmp_path, keep):
-    make(tmp_path / "whole")
-    folder = tmp_path / "resumed"
-    folder.mkdir()
-    x = values("float32")
-    first = writer(folder, layout())
-    for index in first.missing()[:keep]:
-        write(first, x, index)
-    log = folder / "train.commits.jsonl"
-    if keep:
-        log.write_text(log.read_text() + '{"chunk": 3, "ro')  # a line cut by a kill
-    second = writer(folder, layout())
-    assert second.missing() == [0, 1, 2, 3][keep:]
-    for index in second.missing():
-        write(second, x, index)
-    resumed = finish(folder, second)
-    assert resumed.digest == artifacts.read_manifest(tmp_path / "whole").digest
+DAMAGED = [RAW, SHARDED, SQUEEZED]
 
 
-def half_done(folder):
-    """Return the folder of a store whose first two chunks are committed."""
-    folder.mkdir()
-    first = writer(folder, layout())
-    for index in first.missing()[:2]:
-        write(first, values("float32"), index)
-    return folder
-
-
-def whole_digest(folder):
-    make(folder)
-    return artifacts.read_manifest(folder).digest
-
-
-def test_finished_split_misses_no_chunk_when_opened_again(tmp_path):
-    folder = half_done(tmp_path / "a")
-    first = writer(folder, layout())
-    for index in first.missing():
-        write(first, values("float32"), index)
-    finish_split(first)
-    second = writer(folder, layout())
-    assert second.missing() == []
-    assert finish(folder, second).digest == whole_digest(tmp_path / "b")
-    forget_commits(folder)
-    assert not list(folder.glob("*.jsonl"))
-
-
-def lose(path):
-    path.unlink()
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-@pytest.mark.parametrize("damage", [lose, cut])
-def test_committed_chunk_that_is_not_whole_is_written_again(tmp_path, damage):
-    folder = half_done(tmp_path / "a")
-    damage(folder / CHUNK)
-    again = writer(folder, layout())
-    assert again.missing() == [1, 2, 3]
-    assert '"chunk":1' not in (folder / "train.commits.jsonl").read_text()
-    for index in again.missing():
-        write(again, values("float32"), index)
-    assert finish(folder, again).digest == whole_digest(tmp_path / "b")
-
-
-def test_chunk_that_is_lost_before_the_commit_is_an_error(tmp_path):
-    folder = half_done(tmp_path / "a")
-    again = writer(folder, layout())
-    for index in again.missing():
-        write(again, values("float32"), index)
-    (folder / CHUNK).unlink()
-    with pytest.raises(ArtifactError, match=r"c/1/0: missing, although .* written"):
-        finish(folder, again)
-    assert artifacts.read_manifest(folder) is None
-
-
-def test_leftover_of_a_write_cut_by_a_kill_is_no_part_of_the_store(tmp_path):
-    folder = half_done(tmp_path / "a")
-    (folder / CHUNK).with_suffix(".0a1b.partial").write_text("half")
-    again = writer(folder, layout())
-    for index in again.missing():
-        write(again, values("float32"), index)
-    assert finish(folder, again).digest == whole_digest(tmp_path / "b")
-
-
-def test_line_separator_inside_a_name_does_not_split_the_log(tmp_path):
-    odd = "a\u2028b"
-    first = writer(tmp_path, layout(hook=odd))
-    write(first, values("float32"), 0, odd)
-    assert writer(tmp_path, layout(hook=odd)).missing() == first.missing() == [1, 2, 3]
-
-
-def test_row_that_cannot_be_stored_is_named_by_its_place_in_the_split():
-    x = torch.zeros(3, D_IN)
-    x[2] = 70_000
-    with pytest.raises(RowError) as caught:
-        to_store(x, "float16")
-    infinite = NonFiniteError(HOOK, 2)
-    for error in (caught.value, infinite):
-        error.locate("eval", 1000)
-    assert str(caught.value) == (
-        "store.dtype: float16 cannot hold the 70,000 in row 1,002 of eval; use "
-        "bfloat16 or float32"
-    )
-    assert str(infinite) == (
-        "harvest: blocks.0.hook_resid_post is not finite at row 1,002 of eval; run the "
-        "LM in another dtype (harvest.lm_dtype)"
+def chunk_file(layout):
+    """Return the file of chunk 2, and how its error begins."""
+    name = f"{HOOK}/activations/c/{1 if layout.shard_chunks else 2}/0"
+    return (
+        f"train.zarr/{name}",
+        rf"train\.zarr/{name}: chunk 2 of {HOOK} cannot be read",
     )
 
 
-def test_other_layout_starts_afresh(tmp_path):
-    first = writer(tmp_path, layout())
-    write(first, values("float32"), 0)
-    assert len(writer(tmp_path, layout("float16")).missing()) == first.num_chunks
+def reads_of_chunk_2(store):
+    first = 2 * store.chunk_seqs * CTX
+    return [
+        lambda: store.open_chunk(HOOK, 2, check=True),
+        lambda: store.read(HOOK, first, first + 1),
+        lambda: store.chunk(HOOK, 2),
+        lambda: list(store.sequences(HOOK, 2, limit=None)),
+    ]
 
 
-def test_unfinished_store_is_refused(tmp_path):
-    writer(tmp_path, layout())
-    with pytest.raises(StoreError, match="no finished store; run the harvest stage"):
-        Store.open(tmp_path / "train.zarr")
+@pytest.mark.parametrize("layout", DAMAGED, ids=identify)
+def test_deleted_chunk_is_an_error_and_never_zeros(place, layout):
+    store = Store.open(stores.make(place, layout))
+    file, message = chunk_file(layout)
+    place.delete(file)
+    for read in reads_of_chunk_2(store):
+        with pytest.raises(StoreError, match=f"{message}: its file is missing; run"):
+            read()
+    with pytest.raises(ArtifactError, match=f"{file}: missing"):
+        Store.open(store.url)
 
 
-def test_missing_chunk_is_an_error_and_never_zeros(tmp_path):
-    make(tmp_path / "a")
-    (tmp_path / "a" / "train.zarr" / HOOK / "activations" / "c" / "1" / "0").unlink()
-    with pytest.raises(ArtifactError, match=r"activations/c/1/0: missing"):
-        Store.open(tmp_path / "a" / "train.zarr")
+@pytest.mark.parametrize("layout", DAMAGED, ids=identify)
+def test_altered_byte_anywhere_in_a_chunk_is_an_error(place, layout):
+    url = stores.make(place, layout)
+    file, message = chunk_file(layout)
+    whole = place.get(file)
+    # Chunk 2 is the first of its shard: its bytes, and those of the index.
+    inside = [*range(0, 292, 13), *range(len(whole) - 36, len(whole), 5)]
+    for position in inside if layout is SHARDED else range(0, len(whole), 7):
+        altered = bytearray(whole)
+        altered[position] ^= 1
+        place.put(file, altered)
+        for read in reads_of_chunk_2(Store.open(url))[:2]:
+            with pytest.raises(
+                StoreError, match=rf"{message}: .* fit .* checksum; run"
+            ):
+                read()
 
 
-def test_flipped_bit_is_an_error(tmp_path):
-    make(tmp_path / "a")
-    path = tmp_path / "a" / "train.zarr" / HOOK / "activations" / "c" / "0" / "0"
-    data = bytearray(path.read_bytes())
-    data[7] ^= 4
-    path.write_bytes(data)
-    store = Store.open(tmp_path / "a" / "train.zarr")
-    with pytest.raises(ValueError, match="checksum"):
-        store.read(HOOK, 0, 4)
+@pytest.mark.parametrize("layout", DAMAGED, ids=identify)
+def test_chunk_cut_short_anywhere_is_an_error(place, layout):
+    url = stores.make(place, layout)
+    file, message = chunk_file(layout)
+    whole = place.get(file)
+    for length in range(0, len(whole), 41):
+        place.put(file, whole)
+        store = Store.open(url)
+        place.put(file, whole[:length])
+        for read in reads_of_chunk_2(store):
+            with pytest.raises(StoreError, match=message):
+                read()
+        with pytest.raises(StoreError, match=message):
+            store.open_chunk(HOOK, 2, check=layout is not RAW)
+        with pytest.raises(ArtifactError, match="the manifest says"):
+            Store.open(url)
 
 
-def test_manifest_that_does_not_match_is_refused(tmp_path):
-    make(tmp_path / "a")
-    path = tmp_path / "a" / artifacts.MANIFEST
-    manifest = json.loads(path.read_text())
-    manifest["files"]["train.zarr/mask/c/0"]["bytes"] += 1
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="the manifest says"):
-        Store.open(tmp_path / "a" / "train.zarr")
+@pytest.mark.parametrize("name", ["mask", "document", f"{HOOK}/norm", f"{HOOK}/scale"])
+def test_damage_of_another_array_names_it(tmp_path, name):
+    place = open_place(tmp_path)
+    layout = stores.layout("int8")
+    store = Store.open(stores.make(place, layout))
+    file = f"train.zarr/{name}/c/1" + ("/0" if name == "document" else "")
+    place.put(file, b"x" + place.get(file)[1:])
+    writer = stores.open_writer(place, layout)
+    read = {
+        "mask": lambda: store.mask(0, store.num_tokens),
+        "document": lambda: store.documents(1),
+        f"{HOOK}/norm": lambda: writer.read_norm(HOOK, 1),
+        f"{HOOK}/scale": lambda: store.read(HOOK, 12, 13),
+    }[name]
+    with pytest.raises(StoreError, match=rf"{file}: chunk 1 of {name} cannot be read"):
+        read()
+
+
+def test_rows_beyond_the_end_are_an_error(tmp_path):
+    store = Store.open(stores.make(open_place(tmp_path), RAW))
+    for start, stop in [(0, 41), (-1, 3), (5, 4), (41, 42)]:
+        with pytest.raises(StoreError, match=r"has no rows .* to .*; it holds 40"):
+            store.read(HOOK, start, stop)
 
 
 def test_unknown_hook_names_those_there_are(tmp_path):
-    make(tmp_path / "a")
-    store = Store.open(tmp_path / "a" / "train.zarr")
-    with pytest.raises(StoreError, match=f"has no hook 'foo'; it holds {HOOK}"):
-        store.read("foo", 0, 1)
+    store = Store.open(stores.make(open_place(tmp_path), RAW))
+    for read in (
+        lambda: store.read("foo", 0, 1),
+        lambda: store.open_chunk("foo", 0, check=True),
+        lambda: store.statistics("foo"),
+        lambda: store.mean("foo"),
+        lambda: store.d_in("foo"),
+        lambda: store.dtype("foo"),
+    ):
+        with pytest.raises(
+            StoreError, match=f"no hook 'foo'; it holds {HOOK}, {OTHER}"
+        ):
+            read()
+
+
+def test_unfinished_store_is_refused(place):
+    stores.open_writer(place, RAW)
+    with pytest.raises(StoreError, match="no finished store; run the harvest stage"):
+        Store.open(f"{place.url}/train.zarr")
+
+
+def test_other_folder_of_the_artifact_is_refused(place):
+    stores.make(place, RAW)
+    with pytest.raises(StoreError, match=r"not in the manifest beside it; name train"):
+        Store.open(f"{place.url}/eval.zarr")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "found format version 99; this version reads 2; update Tri"),
+        ({"version": 1}, "found format version 1; this version reads 2; run the harv"),
+        ({"format": "x"}, "is a Zarr group, but not an activation store"),
+    ],
+)
+def test_store_of_another_version_or_kind_is_refused(place, change, message):
+    url = stores.make(place, RAW)
+    name = "train.zarr/zarr.json"
+    found = json.loads(place.get(name))
+    found["attributes"] |= change
+    place.put(name, json.dumps(found).encode())
+    place.delete(artifacts.MANIFEST)
+    stores.commit(place, stores.as_files(stores.contents(place)))
+    with pytest.raises(StoreError, match=message):
+        Store.open(url)
+
+
+@pytest.mark.parametrize("node", ["", f"{HOOK}/", f"{HOOK}/activations/", "mask/"])
+def test_altered_metadata_is_refused(place, node):
+    url = stores.make(place, RAW)
+    name = f"train.zarr/{node}zarr.json"
+    place.put(name, place.get(name).replace(b"3", b"4", 1))
+    with pytest.raises(StoreError, match=rf"{name}: its bytes have changed; delete"):
+        Store.open(url)
 
 
 def test_repr_tells_place_size_and_hooks(tmp_path):
-    make(tmp_path / "a")
-    assert "40 tokens" in repr(Store.open(tmp_path / "a" / "train.zarr"))
+    url = stores.make(open_place(tmp_path), RAW)
+    assert repr(Store.open(url)) == (
+        f"Store({url!r}, 40 tokens, hooks=['{HOOK}', '{OTHER}'])"
+    )
