@@ -12,6 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
+from tasks.stages import STAGES
+
 # Set before Prefect is imported: nothing is sent to its makers, and a cold start of
 # its server on a slow disk takes longer than its own limit.
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -68,16 +70,7 @@ def _stage_command(stage: str) -> None:
     app.command(command, name=stage)
 
 
-for _stage in (
-    "lm",
-    "corpus",
-    "harvest",
-    "training",
-    "evaluation",
-    "explanation",
-    "reporting",
-    "sharing",
-):
+for _stage in STAGES:
     _stage_command(_stage)
 
 
@@ -147,46 +140,44 @@ def serve(
 @app.command
 def show(profile: Profile, *words: Word, json: bool = False) -> int:
     """Show the stages of a run and their states."""
-    from tasks import summary
-
     plan = _plan(profile, words)
     if plan is None:
         return MISUSED
-    print(summary.states_json(plan) if json else summary.states_text(plan).rstrip())
+    from storage.places import PlaceError
+    from tasks import summary
+
+    try:
+        print(summary.states_json(plan) if json else summary.states_text(plan).rstrip())
+    except PlaceError as error:
+        print(error, file=sys.stderr)
+        return MISUSED
     return DONE
 
 
 @app.command
 def verify(profile: Profile, *words: Word) -> int:
     """Read every byte of a run's artifacts again and compare with the manifests."""
-    from storage import artifacts
-
     plan = _plan(profile, words)
     if plan is None:
         return MISUSED
-    damaged = checked = size = 0
-    for step in plan.steps:
-        try:
-            manifest = artifacts.read_manifest(step.folder)
-            if manifest is None:
-                continue
-            lines = artifacts.damage(step.folder, manifest)
-            size += sum(file.bytes for file in manifest.files.values())
-        except (artifacts.ArtifactError, OSError) as error:
-            lines = [_one_line(error)]
-        checked += 1
-        damaged += bool(lines)
+    from storage.places import PlaceError
+    from tasks import verification
+
+    try:
+        found = verification.verify(plan, say=lambda line: print(line, file=sys.stderr))
+    except PlaceError as error:
+        print(error, file=sys.stderr)
+        return MISUSED
+    for title, lines in found.faults.items():
         for line in lines:
-            print(f"{step.title}: {line}", file=sys.stderr)
+            print(f"{title}: {line}", file=sys.stderr)
     print(
-        f"verified {checked} of {len(plan.steps)} artifacts, {size / 2**20:,.1f} MiB: "
-        f"{damaged} damaged"
+        f"verified {found.checked} of {len(plan.steps)} artifacts, "
+        f"{found.bytes / 2**20:,.1f} MiB: {len(found.faults)} damaged"
     )
-    if damaged:
-        print(
-            "delete the folders named above and run the profile again", file=sys.stderr
-        )
-    return FAILED if damaged else DONE
+    if found.faults:
+        print("delete what is named above and run the profile again", file=sys.stderr)
+    return FAILED if found.faults else DONE
 
 
 def _flow(
@@ -200,8 +191,11 @@ def _flow(
     import importlib
 
     from flows.pipeline import Ending
+    from storage.artifacts import ArtifactError
+    from storage.places import PlaceError
     from tasks import summary
     from tasks.interruption import Interrupted
+    from tasks.stage import failure
 
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     again = ["--force"] if settings.get("force") else []
@@ -217,12 +211,18 @@ def _flow(
         )
         return FAILED
     seconds = time.monotonic() - began
-    text = summary.ending_text(plan, ending.cached, ending.made, seconds)
-    print(text.rstrip())
+    is_told = False
+    try:
+        text = summary.ending_text(plan, ending.cached, ending.made, seconds)
+        print(text.rstrip())
+        is_told = True
+    except (ArtifactError, PlaceError) as error:
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
     for reason in dict.fromkeys(ending.failed.values()):
         titles = ", ".join(t for t, why in ending.failed.items() if why == reason)
-        print(f"{titles}: {reason}; resume with: {command}", file=sys.stderr)
-    return FAILED if ending.failed else DONE
+        told = failure(titles, reason)
+        print(f"{told}; resume with: {command}", file=sys.stderr)
+    return FAILED if ending.failed or not is_told else DONE
 
 
 def _plan(profile: str, words: tuple[str, ...]) -> Any:  # Plan: imported only here

@@ -12,6 +12,7 @@ from flows.run import run
 from storage import home
 from tasks import plan
 from tasks.interruption import Interrupted
+from tasks.stage import failure
 from trilemma import config
 
 
@@ -82,4 +83,4 @@ def _reason(profile: str, ending: Ending | BaseException) -> str | None:
         return None
     title, reason = next(iter(ending.failed.items()))
     others = len(ending.failed) - 1
-    return f"{title}: {reason}" + (f"; and {others} more failed" if others else "")
+    return failure(title, reason) + (f"; and {others} more failed" if others else "")

@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from storage import artifacts, home
+from storage.places import PlaceError
 from tasks import environment
 from tasks import plan as planning
 from tasks.corpus import corpus
@@ -18,7 +19,8 @@ from tasks.lm import lm
 from tasks.plan import Plan, Step
 from tasks.reporting import reporting
 from tasks.sharing import sharing
-from tasks.stage import Outcome
+from tasks.stage import Outcome, failure
+from tasks.stages import STAGES
 from tasks.training import training
 from trilemma.config import Run
 
@@ -67,13 +69,13 @@ def through(run: Run, last: str, *, force: bool) -> State[Ending]:
     )
     if ending.failed:
         title, reason = next(iter(ending.failed.items()))
-        return Failed(message=f"{title}: {reason}", data=ending)
+        return Failed(message=failure(title, reason), data=ending)
     name = None if ending.made else "Cached"
     return Completed(name=name, message=f"{len(ending.made)} made", data=ending)
 
 
 def _outcomes(plan: Plan, last: str, *, force: bool) -> Iterator[Outcome]:
-    for stage in planning.STAGES[: planning.STAGES.index(last) + 1]:
+    for stage in STAGES[: STAGES.index(last) + 1]:
         for state in _states(plan, stage, force=force and stage == last):
             outcome = state.result(raise_on_failure=False)
             if isinstance(outcome, BaseException):
@@ -104,7 +106,9 @@ def _states(plan: Plan, stage: str, *, force: bool) -> Iterator[State[Any]]:
 
 def _is_ready(step: Step) -> bool:
     try:
-        return all(artifacts.read_manifest(p.folder) for p in step.parents.values())
+        return all(parent.manifest() for parent in step.parents.values())
+    except PlaceError:
+        return True  # the step itself will fail, and say why
     except (artifacts.ArtifactError, OSError):
         return False  # that parent failed already, and said why
 

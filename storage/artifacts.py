@@ -1,4 +1,4 @@
-"""Artifacts: folders named by their content's key, committed by a manifest."""
+"""Artifacts: places named by their content's key, committed by a manifest."""
 
 import hashlib
 import os
@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage import durable, locks
+from storage import durable, locks, transfer
+from storage.home import Home
+from storage.places import Entry, LocalPlace, Place
 
 MANIFEST = "MANIFEST.json"
 RUN = "RUN.json"
 FAILED = "FAILED.json"
 BEGUN = "BEGUN.json"
-_ASIDE = ("checkpoints",)
+_CHECKPOINTS = "checkpoints"
+_SHOWN = 12
 
 
 class ArtifactError(ValueError):
@@ -51,6 +54,10 @@ class Manifest(_Record):
     files: dict[str, File]
     digest: str
 
+    def text(self) -> bytes:
+        """Return the one text that stands in the manifest's file."""
+        return durable.pretty_json(self.model_dump(mode="json")).encode()
+
 
 class Environment(_Record):
     """Where and how long an artifact was made; never part of a digest."""
@@ -65,31 +72,46 @@ class Environment(_Record):
 
 
 class Location(NamedTuple):
-    """Where one artifact lives in a home."""
+    """Where one artifact lies, and where this machine works on it."""
 
-    home: Path
+    home: Home
     stage: str
     key: str
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the artifact."""
-        return self.home / self.stage / self.key
+        """Return the local folder: the artifact itself, or a bucket's copy of it."""
+        return self.home.path / self.stage / self.key
+
+    @property
+    def place(self) -> Place:
+        """Return where the committed artifact lies."""
+        if self.home.bucket is None:
+            return LocalPlace(self.folder)
+        return self.home.bucket.child(f"{self.stage}/{self.key}")
 
     @property
     def lock(self) -> Path:
         """Return the lock file, which outlives the folder."""
-        return self.home / self.stage / ".locks" / self.key
+        return self.home.path / self.stage / ".locks" / self.key
 
     @property
     def old(self) -> Path:
         """Return where the artifact waits while its successor takes its place."""
-        return self.home / self.stage / f".old-{self.key}"
+        return self.home.path / self.stage / f".old-{self.key}"
 
     @property
     def aside(self) -> Path:
         """Return the folder in which a forced repetition works."""
-        return self.home / self.stage / f".again-{self.key}"
+        return self.home.path / self.stage / f".again-{self.key}"
+
+
+class Commit(NamedTuple):
+    """The manifest that stands in a place, and who put it there."""
+
+    manifest: Manifest
+    is_first: bool
+    """False if another run had committed the same bytes before."""
 
 
 def key_of(
@@ -102,35 +124,47 @@ def key_of(
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(place: Place) -> Manifest | None:
     """Return the manifest of a committed artifact, or None for unfinished work.
 
     Raises:
         ArtifactError: there is a manifest, but it is not one.
     """
-    path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+        text = place.get(MANIFEST)
+    except FileNotFoundError:
         return None
+    return parse_manifest(place, text)
+
+
+def parse_manifest(place: Place, text: bytes) -> Manifest:
+    """Return the manifest that a text is.
+
+    Raises:
+        ArtifactError: it is none.
+    """
     try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
+        manifest = Manifest.model_validate_json(text)
+        if not all(_is_below(name) for name in manifest.files):
+            raise ValueError("names a file elsewhere")
+        return manifest
+    except ValueError as error:
         raise ArtifactError(
-            f"{path}: is not a manifest; delete {folder} and run the stage again"
+            f"{place.url}/{MANIFEST}: is not a manifest; delete {place.url} and run "
+            "the stage again"
         ) from error
 
 
-def read_environment(folder: Path) -> Environment | None:
+def read_environment(place: Place) -> Environment | None:
     """Return what RUN.json says, or None if there is none that can be read."""
     try:
-        text = (folder / RUN).read_text(encoding="utf-8")
-        return Environment.model_validate_json(text)
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return Environment.model_validate_json(place.get(RUN))
+    except (FileNotFoundError, ValidationError):
         return None
 
 
 def commit(
+    place: Place,
     folder: Path,
     *,
     stage: str,
@@ -139,30 +173,25 @@ def commit(
     config: Mapping[str, Any],
     parents: Mapping[str, Parent],
     known: Mapping[str, File],
-) -> Manifest:
-    """Write the manifest of a finished folder, last and at once, and return it.
+) -> Commit:
+    """Put a finished folder in its place, the manifest last and at once.
 
-    `known` are files whose bytes have been hashed as they were written; only the
-    others are read again. Files of other work in progress (checkpoints) are removed.
+    `known` are files that lie in the place already, hashed as they were written; only
+    the others are read. Checkpoints are removed. Where the place is a bucket the
+    others are put there too, and the first manifest wins: whoever comes later finds
+    the same bytes in it, or an error.
 
     Raises:
-        ArtifactError: a known file is not there.
+        ArtifactError: a known file is not there, or other bytes were committed first.
     """
-    for name in _ASIDE:
-        shutil.rmtree(folder / name, ignore_errors=True)
-    files = {}
-    for path in paths_of(folder):
-        name = path.relative_to(folder).as_posix()
-        if name in known:
-            files[name] = known[name]
-        else:
-            durable.sync(path)
-            files[name] = File(bytes=path.stat().st_size, sha256=durable.sha256(path))
-    if lost := sorted(set(known) - set(files)):
-        raise ArtifactError(
-            f"{folder / lost[0]}: missing, although it has been written; run the stage "
-            "again"
-        )
+    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+    _check_known(place, known)
+    names = [entry.name for entry in own(LocalPlace(folder)) if entry.name not in known]
+    files = dict(known)
+    for name in names:
+        path = folder / name
+        durable.sync(path)
+        files[name] = File(bytes=path.stat().st_size, sha256=durable.sha256(path))
     manifest = Manifest(
         stage=stage,
         key=key,
@@ -172,24 +201,52 @@ def commit(
         files=files,
         digest=digest_of(files),
     )
-    durable.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    earlier = read_manifest(place)
+    if earlier is None:
+        records = [RUN] if (folder / RUN).exists() else []
+        transfer.upload(folder, place, names + records)
+        if not place.create(MANIFEST, manifest.text()):
+            earlier = read_manifest(place)
+    if earlier is not None and earlier.digest != manifest.digest:
+        raise ArtifactError(
+            f"{place.url}: another run has committed digest "
+            f"{earlier.digest[:_SHOWN]}, this one has {manifest.digest[:_SHOWN]}; run "
+            f"again to go on with what is there, or delete {place.url} to make it anew"
+        )
+    if place.path(MANIFEST) != folder / MANIFEST:
+        LocalPlace(folder).put(MANIFEST, (earlier or manifest).text())
     (folder / BEGUN).unlink(missing_ok=True)
-    return manifest
+    return Commit(earlier or manifest, earlier is None)
 
 
-def paths_of(folder: Path) -> list[Path]:
-    """Return the artifact's own files, sorted; not its manifest, RUN.json or temps."""
-    own = []
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            is_top = Path(root) == folder
-            if (is_top and name in (MANIFEST, RUN, FAILED, BEGUN)) or name.endswith(
-                ".tmp"
-            ):
-                continue
-            own.append(Path(root) / name)
-    return own
+def fetch(location: Location, manifest: Manifest) -> int:
+    """Bring the files of a bucket's artifact here and return the bytes that came.
+
+    Stores are left out, since they are read where they lie. What is here of another
+    artifact of that key is dropped. Each file is checked as it comes.
+
+    Raises:
+        ArtifactError: a file is not as the manifest says.
+    """
+    here, text = LocalPlace(location.folder), manifest.text()
+    wanted = {k: v for k, v in manifest.files.items() if not _is_in_store(k)}
+    with locks.holding([location.lock], on_wait=lambda path: None):
+        if here.size(MANIFEST) is None or here.get(MANIFEST) != text:
+            shutil.rmtree(location.folder, ignore_errors=True)
+            here.put(MANIFEST, text)
+        lacking = {k: v for k, v in wanted.items() if here.size(k) != v.bytes}
+        faults = transfer.download(location.place, location.folder, lacking)
+    if faults:
+        raise ArtifactError(
+            f"{faults[0]}; delete {location.place.url} and run the stage again"
+        )
+    return sum(file.bytes for file in lacking.values())
+
+
+def own(place: Place) -> list[Entry]:
+    """Return the artifact's own files, sorted; not its manifest and other records."""
+    records = (MANIFEST, RUN, FAILED, BEGUN)
+    return [entry for entry in place.list("") if entry.name not in records]
 
 
 def digest_of(files: Mapping[str, File]) -> str:
@@ -198,45 +255,24 @@ def digest_of(files: Mapping[str, File]) -> str:
     return hashlib.sha256(durable.canonical_json(pairs).encode()).hexdigest()
 
 
-def check_sizes(folder: Path, manifest: Manifest) -> None:
+def check_sizes(place: Place, manifest: Manifest) -> None:
     """Check that every file is there with its size, without reading it.
 
     Raises:
         ArtifactError: naming the first file that is missing or has another size.
     """
+    sizes = {entry.name: entry.bytes for entry in place.list("")}
     for name, file in manifest.files.items():
-        try:
-            size = (folder / name).stat().st_size
-        except FileNotFoundError:
+        if name not in sizes:
             raise ArtifactError(
-                f"{folder / name}: missing, but in the manifest; run verify, then "
-                f"delete {folder} and run the stage again"
-            ) from None
-        if size != file.bytes:
-            raise ArtifactError(
-                f"{folder / name}: found {size} bytes, the manifest says {file.bytes}; "
-                f"delete {folder} and run the stage again"
+                f"{place.url}/{name}: missing, but in the manifest; run verify, then "
+                f"delete {place.url} and run the stage again"
             )
-
-
-def damage(folder: Path, manifest: Manifest) -> list[str]:
-    """Return one line for each file that is not as the manifest says; reads all."""
-    lines = []
-    for name, file in manifest.files.items():
-        path = folder / name
-        if not path.exists():
-            lines.append(f"{path}: missing")
-        elif path.stat().st_size != file.bytes:
-            lines.append(f"{path}: {path.stat().st_size} bytes instead of {file.bytes}")
-        elif durable.sha256(path) != file.sha256:
-            lines.append(f"{path}: its bytes have changed")
-    listed = set(manifest.files)
-    for path in paths_of(folder):
-        if path.relative_to(folder).as_posix() not in listed:
-            lines.append(f"{path}: is not in the manifest")
-    if digest_of(manifest.files) != manifest.digest:
-        lines.append(f"{folder / MANIFEST}: its digest does not fit its files")
-    return lines
+        if sizes[name] != file.bytes:
+            raise ArtifactError(
+                f"{place.url}/{name}: found {sizes[name]} bytes, the manifest says "
+                f"{file.bytes}; delete {place.url} and run the stage again"
+            )
 
 
 def swap(location: Location) -> None:
@@ -253,19 +289,21 @@ def recover(location: Location) -> None:
     """Finish a swap that a kill cut short, so that nothing committed is lost."""
     if location.folder.exists() or not location.old.exists():
         return
-    whole = location.aside if read_manifest(location.aside) else location.old
-    os.rename(whole, location.folder)
+    is_whole = read_manifest(LocalPlace(location.aside)) is not None
+    os.rename(location.aside if is_whole else location.old, location.folder)
     durable.sync(location.folder.parent)
     shutil.rmtree(location.old, ignore_errors=True)
 
 
-def state_of(location: Location, present: Mapping[str, Parent | None]) -> str:
+def state_of(
+    location: Location, manifest: Manifest | None, present: Mapping[str, Parent | None]
+) -> str:
     """Return done, stale, partial, missing, running or failed.
 
-    `present` is each parent's key and present digest by label, None if it has not been
-    made; a parent that is gone does not make its children stale.
+    `manifest` is what is committed there. `present` is each parent's key and present
+    digest by label, None if it has not been made; a parent that is gone does not make
+    its children stale. Beside a bucket, running and failed are of this machine.
     """
-    manifest = read_manifest(location.folder)
     if manifest is not None:
         same = set(manifest.parents) == set(present) and all(
             parent is None or parent == manifest.parents[label]
@@ -276,4 +314,24 @@ def state_of(location: Location, present: Mapping[str, Parent | None]) -> str:
         return "running"
     if (location.folder / FAILED).exists():
         return "failed"
-    return "partial" if location.folder.exists() else "missing"
+    is_begun = location.folder.exists() or location.place.size(BEGUN) is not None
+    return "partial" if is_begun else "missing"
+
+
+def _check_known(place: Place, known: Mapping[str, File]) -> None:
+    sizes = {entry.name: entry.bytes for entry in place.list("")} if known else {}
+    for name, file in sorted(known.items()):
+        if sizes.get(name) != file.bytes:
+            found = "missing" if name not in sizes else f"found {sizes[name]} bytes"
+            raise ArtifactError(
+                f"{place.url}/{name}: {found}, although {file.bytes} bytes have been "
+                "written; run the stage again"
+            )
+
+
+def _is_below(name: str) -> bool:
+    return not {"", ".", ".."}.intersection(name.split("/"))
+
+
+def _is_in_store(name: str) -> bool:
+    return any(part.endswith(".zarr") for part in name.split("/")[:-1])

@@ -65,7 +65,7 @@ def _try(descriptor: int, path: Path) -> bool:
         if error.errno in _UNSUPPORTED:
             raise LockError(
                 f"{path.parent}: this file system has no file locks; set TRILEMMA_HOME "
-                "to a local disk"
+                "(TRILEMMA_CACHE beside a bucket) to a local disk"
             ) from error
         raise
     return True

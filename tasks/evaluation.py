@@ -12,7 +12,8 @@ from prefect.logging import get_run_logger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from storage import durable, tables
+from storage import durable, provenance, tables
+from storage.store import Store
 from tasks import environment, harvest, lm, stage, training
 from tasks.plan import Plan, Step
 from trilemma import evaluation as library
@@ -38,6 +39,7 @@ def evaluation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
 
 def read_metrics(step: Step) -> dict[str, Any]:
     """Return an SAE's metrics and controls, as `metrics.json` holds them."""
+    step.fetch()
     value = json.loads((step.folder / METRICS).read_text())
     assert isinstance(value, dict)
     return value
@@ -66,6 +68,8 @@ def _baseline_body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
     hook = step.name.removeprefix(BASELINE_PREFIX)
+    stores = [harvest.open_store(plan, split) for split in ("eval", "train")]
+    _check_same(step, *(_origin(store, hook) for store in stores))
     baseline = library.baseline(
         plan.run.evaluation,
         eval_batches=sequences(plan, hook),
@@ -85,8 +89,13 @@ def _member_body(work: stage.Work) -> None:
     member = plan.member(step.name)
     work.check_room(member.config.d_sae * _BYTES_PER_LATENT)
     device = environment.device(plan.run.compute)
+    sae = training.load_sae(step.parents["training"], device)
+    if "trilemma_origin" in sae.metadata:
+        held_out = harvest.open_store(plan, "eval")
+        recorded = sae.metadata["trilemma_origin"]
+        _check_same(step, recorded, _origin(held_out, member.hook))
     result = library.evaluate(
-        training.load_sae(step.parents["training"], device),
+        sae,
         plan.run.evaluation,
         baseline=library.Baseline.from_tensors(
             load_file(step.parents["evaluation/baseline"].folder / _BASELINE)
@@ -117,6 +126,17 @@ def _member_body(work: stage.Work) -> None:
         ", ".join(f"{name} {_shown(result.metrics[name])}" for name in headline),
     )
     work.commit(step)
+
+
+def _origin(store: Store, hook: str) -> dict[str, Any]:
+    return provenance.origin(
+        store.provenance, hook, ctx=store.ctx, dtype=store.dtypes[hook]
+    )
+
+
+def _check_same(step: Step, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    for warning in provenance.check_same(step.title, mine, theirs):
+        get_run_logger().warning(warning)
 
 
 def _shown(scalar: Scalar) -> str:

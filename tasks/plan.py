@@ -1,36 +1,30 @@
 """The steps of a run, with the key of each, known before anything runs."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from storage import artifacts
+from storage.home import Home
+from tasks.stages import STAGES
 from trilemma import corpus, embedded
 from trilemma import lm as models
 from trilemma.config import Member, Run
 from trilemma.config.section import Section
 from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
 
-STAGES = (
-    "lm",
-    "corpus",
-    "harvest",
-    "training",
-    "evaluation",
-    "explanation",
-    "reporting",
-    "sharing",
-)
-
 # A stage whose bytes change for equal inputs gets a new number here.
-VERSIONS = dict.fromkeys(STAGES, 1)
+VERSIONS = dict.fromkeys(STAGES, 1) | {"corpus": 2, "harvest": 2, "training": 2}
 
 # Settings that cannot change a stage's bytes, and why. All others are hashed.
 UNHASHED = {
     "compute": "where and how fast it runs",
     "training.checkpoint_every_steps": "a resumed training ends in the same bytes",
+    "lm.processing": "it changes no file; harvest, which it changes, hashes it",
     "lm.path": "the files' hashes stand in its place",
     "lm.revision": "the commit that it resolves to stands in its place",
+    "corpus.path": "the files' hashes stand in its place",
     "corpus.paths": "the files' hashes stand in its place",
     "corpus.revision": "the commit that it resolves to stands in its place",
 }
@@ -53,7 +47,7 @@ class Step:
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the artifact."""
+        """Return the local folder; what a bucket holds is there once fetched."""
         return self.location.folder
 
     @property
@@ -61,11 +55,31 @@ class Step:
         """Return `stage` or `stage name`, for people."""
         return f"{self.stage} {self.name}".strip()
 
+    def manifest(self) -> artifacts.Manifest | None:
+        """Return the manifest, or None if the artifact is not committed."""
+        if self._kept:
+            return self._kept[0]
+        found = artifacts.read_manifest(self.location.place)
+        if found is not None and self.location.home.bucket is not None:
+            self._kept.append(found)
+        return found
+
+    def fetch(self) -> int:
+        """Bring a bucket's committed files to the folder; return the bytes that came.
+
+        Stores are read where they lie.
+        """
+        if self.location.home.bucket is None:
+            return 0
+        manifest = self.manifest()
+        assert manifest is not None, f"{self.title} is not committed"
+        return artifacts.fetch(self.location, manifest)
+
     def present(self) -> dict[str, artifacts.Parent | None]:
         """Return each parent's key and present digest; None if it is not committed."""
         found: dict[str, artifacts.Parent | None] = {}
         for label, parent in self.parents.items():
-            manifest = artifacts.read_manifest(parent.folder)
+            manifest = parent.manifest()
             found[label] = (
                 None
                 if manifest is None
@@ -75,7 +89,12 @@ class Step:
 
     def state(self) -> str:
         """Return done, stale, partial, missing, running or failed."""
-        return artifacts.state_of(self.location, self.present())
+        return artifacts.state_of(self.location, self.manifest(), self.present())
+
+    @cached_property
+    def _kept(self) -> list[artifacts.Manifest]:
+        """Hold the manifest, once read from a bucket: there it stays as it is."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -83,7 +102,7 @@ class Plan:
     """All steps of a run, parents first."""
 
     run: Run
-    home: Path
+    home: Home
     pinned: dict[str, str]
     """Commits that hub ids resolved to, by section."""
     steps: tuple[Step, ...]
@@ -108,7 +127,7 @@ class Plan:
         return found
 
 
-def make(run: Run, home: Path) -> Plan:
+def make(run: Run, home: Home) -> Plan:
     """Return the plan of a run; resolves hub revisions and hashes local sources.
 
     Raises:
@@ -118,7 +137,7 @@ def make(run: Run, home: Path) -> Plan:
 
 
 class _Planner:
-    def __init__(self, run: Run, home: Path) -> None:
+    def __init__(self, run: Run, home: Home) -> None:
         self._run = run
         self._home = home
         self._pinned: dict[str, str] = {}
@@ -230,7 +249,13 @@ class _Planner:
 
     def _harvest_section(self) -> dict[str, Any]:
         source = "harvest" if self._run.toy is None else "toy"
-        return {source: self._dump(source), "store": self._dump("store")}
+        section: dict[str, Any] = {
+            source: self._dump(source),
+            "store": self._dump("store"),
+        }
+        if self._run.lm is not None:
+            section["processing"] = self._run.lm.processing
+        return section
 
     def _dump(self, section: str) -> dict[str, Any]:
         """Return a section's settings, without those that cannot change the bytes."""

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, a plain log line now and then elsewhere."""
+"""Progress: a bar on a terminal, a plain line now and then elsewhere."""
 
 import contextlib
 import sys
@@ -20,11 +20,17 @@ _LOG_SECONDS = 10.0
 
 @contextlib.contextmanager
 def shown(
-    title: str, total: int, unit: str, start: int = 0
+    title: str,
+    total: int,
+    unit: str,
+    start: int = 0,
+    *,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Callable[[int, str], None]]:
     """Give a function `(done, detail)` that shows how far a stage has come.
 
     `done` counts units out of `total`; `detail` is a short text with its own units.
+    Plain lines go to `say`, or to the run's log, which there is in flows alone.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -40,7 +46,7 @@ def shown(
             task = bar.add_task(title, total=total, completed=start, detail="")
             yield lambda done, detail: bar.update(task, completed=done, detail=detail)
         return
-    log = get_run_logger()
+    tell = say or get_run_logger().info
     began = last = time.monotonic()
 
     def line(done: int, detail: str) -> None:
@@ -51,15 +57,9 @@ def shown(
         last = now
         rate = (done - start) / (now - began)
         left = (total - done) / rate if rate else float("inf")
-        log.info(
-            "%s: %s of %s %s (%s/s), %.0f s left %s",
-            title,
-            f"{done:,}",
-            f"{total:,}",
-            unit,
-            f"{rate:,.0f}",
-            left,
-            detail,
+        tell(
+            f"{title}: {done:,} of {total:,} {unit} ({rate:,.0f}/s), {left:.0f} s left "
+            f"{detail}".rstrip()
         )
 
     yield line

@@ -138,8 +138,9 @@ def _corpus_fact(plan: Plan) -> str:
     info = _corpus_info(plan)
     config = plan.run.corpus
     assert config is not None
+    ctx = open_store(plan, "train").ctx
     counts = ", ".join(
-        f"{info[split]['num_seqs']:,} {split} rows of {config.ctx} tokens from "
+        f"{info[split]['num_seqs']:,} {split} rows of {ctx} tokens from "
         f"{info[split]['num_documents']:,} documents"
         for split in ("train", "eval")
     )

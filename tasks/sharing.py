@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from storage import artifacts, durable
+from storage import durable
 from tasks import evaluation, stage, tracking, training
 from tasks.plan import Plan, Step
 
@@ -88,7 +88,7 @@ def _share(plan: Plan, step: Step) -> dict[str, Any]:
 
 def _lineage(step: Step) -> dict[str, Any]:
     """Return key, digest and parents, so that W&B shows what came from what."""
-    manifest = artifacts.read_manifest(step.folder)
+    manifest = step.manifest()
     assert manifest is not None
     return {
         "key": step.key,

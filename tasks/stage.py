@@ -1,4 +1,9 @@
-"""Perform one stage: lock, look whether it is done, work, commit, tell Prefect."""
+"""Perform one stage: lock, look whether it is done, work, commit, tell Prefect.
+
+Beside a bucket all this happens in a local folder, and the commit puts the files
+there. Unfinished work stays on the machine that does it, except for a store's chunks
+and their commit records, which lie in the bucket from the start.
+"""
 
 import contextlib
 import json
@@ -16,6 +21,7 @@ from prefect.states import Completed, Failed
 from safetensors import SafetensorError
 
 from storage import artifacts, durable, home, locks
+from storage.places import LocalPlace, Place, PlaceError
 from tasks import environment
 from tasks.interruption import Interrupted
 from tasks.plan import VERSIONS, Plan, Step
@@ -54,8 +60,14 @@ class Work:
         is_aside = step.key in self._aside
         return step.location.aside if is_aside else step.folder
 
+    def place(self, step: Step) -> Place:
+        """Return where a store is written: the folder to work in, or the bucket."""
+        if self.plan.home.bucket is None:
+            return LocalPlace(self.folder(step))
+        return step.location.place
+
     def check_room(self, needed_bytes: int) -> None:
-        """Check that so many bytes fit the home's disk.
+        """Check that so many bytes fit this machine's disk.
 
         Raises:
             storage.home.HomeError: they do not.
@@ -81,6 +93,8 @@ class Work:
             folder.mkdir(parents=True)
             began = {"parents": written, "environment": now.model_dump(mode="json")}
             durable.write_json(folder / artifacts.BEGUN, began)
+        if self.plan.home.bucket is not None:
+            _begin_there(step.location.place, written)
         before = artifacts.Environment.model_validate(began["environment"])
         self._earlier[step.key] = before.seconds
         for change in environment.differences(before, now):
@@ -89,14 +103,29 @@ class Work:
             )
         (folder / artifacts.FAILED).unlink(missing_ok=True)
 
+    def fetch_parents(self) -> None:
+        """Bring here what a bucket holds of the pending steps' parents."""
+        parents = {p.key: p for step in self.pending for p in step.parents.values()}
+        for parent in parents.values():
+            began = time.monotonic()
+            if size := parent.fetch():
+                self._log.info(
+                    "%s: fetched %.1f MiB from %s in %.1f s",
+                    parent.title,
+                    size / 2**20,
+                    parent.location.place.url,
+                    time.monotonic() - began,
+                )
+
     def commit(
         self, step: Step, known: Mapping[str, artifacts.File] | None = None
     ) -> None:
-        """Commit a step's folder; `known` are hashes taken while writing."""
+        """Commit a step's folder; `known` are hashes of what its place already has."""
         folder = self.folder(step)
         now = environment.read(self.plan.run.compute, self._seconds(step))
         durable.write_json(folder / artifacts.RUN, now.model_dump(mode="json"))
-        manifest = artifacts.commit(
+        manifest, is_first = artifacts.commit(
+            self.place(step),
             folder,
             stage=step.stage,
             key=step.key,
@@ -106,7 +135,7 @@ class Work:
             known=known or {},
         )
         if step.key in self._aside:
-            before = artifacts.read_manifest(step.folder)
+            before = step.manifest()
             same = before is not None and before.digest == manifest.digest
             artifacts.swap(step.location)
             self._log.info(
@@ -114,6 +143,8 @@ class Work:
                 step.title,
                 "the same" if same else "different",
             )
+        if not is_first:
+            self._log.info("%s: another run committed the same bytes", step.title)
         self.committed.add(step.key)
         size = sum(file.bytes for file in manifest.files.values())
         self._log.info(
@@ -168,8 +199,8 @@ class _Found(NamedTuple):
     """By key."""
     aside: set[str]
     """Keys of what is committed, so it is made again aside."""
-    unreadable: dict[str, Exception]
-    """Key to what reading the step raised."""
+    refused: dict[str, Exception]
+    """Key to why the step cannot be done: reading it failed, or a bucket keeps it."""
 
 
 def perform(
@@ -200,15 +231,15 @@ def perform(
             log.error("%s: cannot be locked: %s", steps[0].stage, error)
             reason = _one_line(error)
             return _state((), (), {step.title: reason for step in steps})
-        found = _look(steps)
+        found = _look(steps, force=force)
         pending = [s for s in steps if force or found.states.get(s.key) != "done"]
         cached = tuple(s.title for s in steps if s not in pending)
         work = Work(
-            plan, [s for s in pending if s.key not in found.unreadable], found.aside
+            plan, [s for s in pending if s.key not in found.refused], found.aside
         )
         for step in pending:
-            if step.key in found.unreadable:
-                work.fail(step, found.unreadable[step.key])
+            if step.key in found.refused:
+                work.fail(step, found.refused[step.key])
             elif found.states[step.key] == "stale":
                 log.info("%s: is stale, its parents have changed", step.title)
         if work.pending:
@@ -217,23 +248,35 @@ def perform(
         return _state(cached, made, work.failed)
 
 
-def _look(steps: Sequence[Step]) -> _Found:
+def _look(steps: Sequence[Step], *, force: bool) -> _Found:
     found = _Found({}, set(), {})
     for step in steps:
         try:
             artifacts.recover(step.location)
-            found.states[step.key] = step.state()
-            if artifacts.read_manifest(step.folder) is not None:
+            state = found.states[step.key] = step.state()
+            if state == "stale" or (state == "done" and force):
+                _check_replaceable(step, state)
                 found.aside.add(step.key)
-        except (artifacts.ArtifactError, OSError) as error:
-            found.unreadable[step.key] = error
+        except (artifacts.ArtifactError, PlaceError, OSError) as error:
+            found.refused[step.key] = error
     return found
+
+
+def _check_replaceable(step: Step, state: str) -> None:
+    if step.location.home.bucket is not None:
+        why = "is stale, its parents have changed" if state == "stale" else "is done"
+        url = step.location.place.url
+        raise artifacts.ArtifactError(
+            f"{url}: {why}; on a bucket artifacts are not replaced, delete that prefix "
+            "and run again"
+        )
 
 
 def _work(work: Work, body: Callable[[Work], None]) -> None:
     try:
         for step in work.pending:
             work.begin(step)
+        work.fetch_parents()
         body(work)
     except Interrupted:
         work.pause()
@@ -246,13 +289,19 @@ def _work(work: Work, body: Callable[[Work], None]) -> None:
             raise
 
 
+def failure(titles: str, reason: str) -> str:
+    """Return one line on a failure; a reason that begins with its stage says it."""
+    is_said = reason.startswith((f"{titles}.", f"{titles}:"))
+    return reason if is_said else f"{titles}: {reason}"
+
+
 def _state(
     cached: tuple[str, ...], made: tuple[str, ...], failed: dict[str, str]
 ) -> State[Outcome]:
     outcome = Outcome(cached, made, failed)
     if failed:
         title, reason = next(iter(failed.items()))
-        return Failed(message=f"{title}: {reason}", data=outcome)
+        return Failed(message=failure(title, reason), data=outcome)
     if not made:
         return Completed(name="Cached", message=f"cached {len(cached)}", data=outcome)
     return Completed(message=f"made {len(made)}", data=outcome)
@@ -260,6 +309,18 @@ def _state(
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _begin_there(place: Place, parents: Mapping[str, Any]) -> None:
+    """Note in a bucket what work begins from, and drop what began from something else.
+
+    Many machines may do this for the same work at once.
+    """
+    text = durable.pretty_json({"parents": parents}).encode()
+    if place.create(artifacts.BEGUN, text) or place.get(artifacts.BEGUN) == text:
+        return
+    place.delete(*(entry.name for entry in place.list("")))
+    place.put(artifacts.BEGUN, text)
 
 
 def _read_begun(folder: Path) -> dict[str, Any] | None:

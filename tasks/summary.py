@@ -36,7 +36,7 @@ def states(plan: Plan) -> list[dict[str, Any]]:
             "state": _state(step),
             "seconds": _seconds(step),
             "bytes": _bytes(step),
-            "path": str(step.folder),
+            "path": step.location.place.url,
         }
         for step in plan.steps
     ]
@@ -69,6 +69,7 @@ def ending_text(
     parts = [_time_text(plan, set(cached), set(made), seconds), _family_text(plan)]
     reporting = plan.step("reporting")
     if _manifest(reporting) is not None:
+        reporting.fetch()
         parts.append(f"report: {reporting.folder / PAGE}\n")
     return "\n".join(part for part in parts if part)
 
@@ -137,23 +138,23 @@ def _state(step: Step) -> str:
     # A damaged parent counts as one that is gone: it has to be made again.
     whole = {k: v for k, v in step.parents.items() if not _is_damaged(v)}
     present = dict.fromkeys(step.parents) | replace(step, parents=whole).present()
-    return artifacts.state_of(step.location, present)
+    return artifacts.state_of(step.location, step.manifest(), present)
 
 
 def _is_damaged(step: Step) -> bool:
     try:
-        artifacts.read_manifest(step.folder)
+        step.manifest()
     except artifacts.ArtifactError:
         return True
     return False
 
 
 def _manifest(step: Step) -> artifacts.Manifest | None:
-    return None if _is_damaged(step) else artifacts.read_manifest(step.folder)
+    return None if _is_damaged(step) else step.manifest()
 
 
 def _seconds(step: Step) -> float | None:
-    ran = artifacts.read_environment(step.folder)
+    ran = artifacts.read_environment(step.location.place)
     return None if ran is None else ran.seconds
 
 

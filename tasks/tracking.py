@@ -121,7 +121,7 @@ def _init(
         group=plan.run.name,
         job_type=job,
         config=dict(config),
-        dir=plan.home,
+        dir=plan.home.path,
         resume="allow",
         reinit="create_new",
         settings=wandb.Settings(

@@ -41,6 +41,7 @@ def said(home, monkeypatch, capsys):
         (["run"], "--profile"),
         (["run", TOY, "--frce"], "--frce"),
         (["show", "/none.yaml"], "/none.yaml: cannot be read"),
+        (["show", "configs/nightly.yaml"], "is a list of profiles; name one of them"),
         (["show", TOY, "saes.0.kk=3"], "saes.0.kk: is not a key"),
         (["show", TOY, "saes.0.k=abc"], "saes.0.k: found 'abc'"),
         (["show", TOY, "saes.0.k=9999"], "saes.0.k: found 9999; must not exceed"),

@@ -12,6 +12,7 @@ from flows.run import run as run_flow
 from flows.training import training as training_flow
 from storage import artifacts
 from storage import home as homes
+from storage.home import Home
 from tasks import plan as planning
 from tasks import summary, training
 from trilemma import config
@@ -92,7 +93,7 @@ def stages(titles) -> set[str]:
 
 
 def test_first_run_makes_every_step(finished, profile):
-    plan = planning.make(config.load(profile), finished)
+    plan = planning.make(config.load(profile), Home(finished))
     assert {step.state() for step in plan.steps} == {"done"}
 
 
@@ -149,9 +150,9 @@ def test_stage_flow_runs_only_what_it_lacks(tmp_path, monkeypatch, profile):
 
 
 def test_changed_parent_makes_its_children_stale(copy, profile):
-    plan = planning.make(config.load(profile), copy)
+    plan = planning.make(config.load(profile), Home(copy))
     step = plan.step("harvest")
-    manifest = artifacts.read_manifest(step.folder)
+    manifest = step.manifest()
     changed = manifest.model_copy(update={"digest": "0" * 64})
     (step.folder / artifacts.MANIFEST).write_text(changed.model_dump_json())
     assert plan.step("training", "topk-k2").state() == "stale"
@@ -166,7 +167,7 @@ def test_sae_that_fails_leaves_its_siblings_trained(tmp_path, monkeypatch, profi
     assert "not finite" in ending.failed[failed]
     assert "evaluation batchtopk-k2" in ending.made
     assert "reporting" not in stages(ending.made)
-    plan = planning.make(run, tmp_path / "home")
+    plan = planning.make(run, Home(tmp_path / "home"))
     assert plan.step("training", failed.partition(" ")[2]).state() == "failed"
 
 
@@ -192,14 +193,14 @@ def test_manifests_and_run_records_have_their_shape(finished):
 
 
 def test_show_lists_every_step_in_its_shape(finished, profile):
-    plan = planning.make(config.load(profile), finished)
+    plan = planning.make(config.load(profile), Home(finished))
     rows = json.loads(summary.states_json(plan))
     jsonschema.validate(rows, {"type": "array", "items": STATE, "minItems": 13})
     assert "topk-k2" in summary.states_text(plan)
 
 
 def test_ending_tells_time_family_and_report(finished, profile):
-    plan = planning.make(config.load(profile), finished)
+    plan = planning.make(config.load(profile), Home(finished))
     titles = tuple(step.title for step in plan.steps)
     text = summary.ending_text(plan, (), titles, 12.0)
     assert "where the time went" in text
@@ -208,7 +209,7 @@ def test_ending_tells_time_family_and_report(finished, profile):
 
 
 def test_time_counts_only_what_this_command_made(finished, profile):
-    plan = planning.make(config.load(profile), finished)
+    plan = planning.make(config.load(profile), Home(finished))
     text = summary.ending_text(plan, ("harvest",), (), 12.0)
     rows = {line.split("  ")[0]: line.split()[1:] for line in text.splitlines()}
     assert rows["harvest"] == ["0.0", "1", "of", "1"]
@@ -221,7 +222,7 @@ def test_torn_manifest_fails_its_step_in_one_line_and_spares_its_siblings(
     copy, profile
 ):
     run = config.load(profile)
-    step = planning.make(run, copy).step("training", "topk-k2")
+    step = planning.make(run, Home(copy)).step("training", "topk-k2")
     path = step.folder / artifacts.MANIFEST
     path.write_text(path.read_text()[:40])
     ending = ended(run_flow, run)
@@ -235,7 +236,7 @@ def test_torn_manifest_fails_its_step_in_one_line_and_spares_its_siblings(
 
 def test_what_is_left_out_is_said(copy, profile, caplog):
     run = config.load(profile)
-    step = planning.make(run, copy).step("explanation", "topk-k2")
+    step = planning.make(run, Home(copy)).step("explanation", "topk-k2")
     (step.folder / artifacts.MANIFEST).write_text("{")
     with caplog.at_level("WARNING"):
         ended(run_flow, run)
@@ -249,8 +250,8 @@ def test_what_cannot_change_the_bytes_is_in_no_key(profile, finished):
         "compute.prefetch=false",
         "training.checkpoint_every_steps=7",
     )
-    first = planning.make(config.load(profile), finished)
-    second = planning.make(config.load(profile, words), finished)
+    first = planning.make(config.load(profile), Home(finished))
+    second = planning.make(config.load(profile, words), Home(finished))
     assert [step.key for step in first.steps] == [step.key for step in second.steps]
 
 
@@ -258,7 +259,7 @@ def test_trained_sae_is_the_one_that_was_trained_alone(copy, profile, finished):
     run = config.load(profile, ("saes=[{kind: batchtopk, d_sae: 12, k: 2}]",))
     shutil.rmtree(copy / "training")
     ended(training_flow, run)
-    step = planning.make(run, copy).step("training", "batchtopk-k2")
+    step = planning.make(run, Home(copy)).step("training", "batchtopk-k2")
     together = SAE.load(finished / "training" / step.key / training.SAE_FOLDER)
     alone = training.load_sae(step, "cpu")
     for name, weight in together.state_dict().items():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from storage.home import Home
 from tasks import plan as planning
 from trilemma import config
 
@@ -16,7 +17,7 @@ def plan(tmp_path_factory, run_flows):
     home = tmp_path_factory.mktemp("toy")
     ended = run_flows(home, "evaluation", "configs/toy.yaml")
     assert ended.status == 0, ended.err
-    return planning.make(config.load("configs/toy.yaml"), home)
+    return planning.make(config.load("configs/toy.yaml"), Home(home))
 
 
 def metric(plan, name, metric):

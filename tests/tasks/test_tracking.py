@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.home import Home
 from tasks import plan as planning
 from tasks import tracking
 from trilemma import config
@@ -11,7 +12,7 @@ from trilemma import config
 
 @pytest.fixture
 def plan(tmp_path):
-    return planning.make(config.load("configs/toy.yaml"), tmp_path)
+    return planning.make(config.load("configs/toy.yaml"), Home(tmp_path))
 
 
 @pytest.fixture
@@ -64,6 +65,6 @@ def test_curve_goes_to_a_run_named_by_the_artifact(plan):
     with tracking.opened(plan, step, 0) as tracker:
         tracker.log({"step": 4} | row)
         tracker.log({"step": 8} | row)
-    (folder,) = (plan.home / "wandb").glob(f"offline-run-*-{step.key}")
+    (folder,) = (plan.home.path / "wandb").glob(f"offline-run-*-{step.key}")
     record = tracking.settled(folder)
     assert (record.history_rows, record.finished) == (2, True)

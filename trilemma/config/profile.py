@@ -17,6 +17,11 @@ def load(path: str | Path, words: tuple[str, ...] = ()) -> Run:
         ProfileError: one line per error: where, what was found, what is allowed.
     """
     values = reading.mapping(path, example="configs/quickstart.yaml")
+    if "profiles" in values:
+        raise ProfileError(
+            f"{path}: is a list of profiles; name one of them, or use the nightly "
+            "command"
+        )
     for word in words:
         _apply(values, word)
     return parse(values)

@@ -1,0 +1,134 @@
+"""Files between this machine and a place: sent, brought here, and read to be checked.
+
+Whatever their size, they pass through memory in blocks, several files at a time.
+"""
+
+import contextlib
+import hashlib
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from storage import durable
+from storage.places import Place
+
+_BLOCK_BYTES = 8 << 20
+_AT_ONCE = 8
+
+
+class Known(Protocol):
+    """What a manifest says of a file."""
+
+    @property
+    def bytes(self) -> int:
+        """Return the size."""
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash, in hexadecimal."""
+
+
+def upload(folder: Path, place: Place, names: Sequence[str]) -> None:
+    """Put files of a folder in a place under the same names; not those that are it."""
+    away = [name for name in names if place.path(name) != folder / name]
+
+    def send(name: str) -> None:
+        with _mapped(folder / name) as data:
+            place.put(name, *_slices(data))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(send, away):
+            pass  # raises what went wrong
+
+
+def download(place: Place, folder: Path, files: Mapping[str, Known]) -> list[str]:
+    """Bring files here; return one line for each that is not as it should be.
+
+    Such a file is not kept.
+    """
+
+    def bring(name: str) -> str | None:
+        path = folder / name
+        durable.make_folder(path.parent)
+        try:
+            with durable.replacing(path) as aside, aside.open("wb") as file:
+                for block in _checked(place, name, files[name]):
+                    file.write(block)
+        except _FaultError as fault:
+            return str(fault)
+        return None
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [fault for fault in pool.map(bring, files) if fault is not None]
+
+
+def check(
+    place: Place,
+    files: Mapping[str, Known],
+    *,
+    threads: int,
+    advance: Callable[[int], None],
+) -> list[str]:
+    """Return one line for each file that is not as it should be, reading all bytes.
+
+    `advance` is called from several threads.
+    """
+    names = sorted(files)
+
+    def lines(first: int) -> list[str]:
+        found = []
+        for name in names[first::threads]:
+            try:
+                for block in _checked(place, name, files[name]):
+                    advance(len(block))
+            except _FaultError as fault:
+                found.append(str(fault))
+        return found
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sorted(line for part in pool.map(lines, range(threads)) for line in part)
+
+
+class _FaultError(Exception):
+    """What is wrong with a file, in one line."""
+
+
+def _checked(place: Place, name: str, file: Known) -> Iterator[bytes]:
+    """Yield the blocks of a file, and raise at its end if they are not the right ones.
+
+    Raises:
+        _FaultError: it is missing, or has another size or hash.
+    """
+    where = f"{place.url}/{name}"
+    size = place.size(name)
+    if size is None:
+        raise _FaultError(f"{where}: missing")
+    if size != file.bytes:
+        raise _FaultError(f"{where}: {size} bytes instead of {file.bytes}")
+    digest = hashlib.sha256()
+    for start in range(0, size, _BLOCK_BYTES):
+        block = place.get_range(name, start, _BLOCK_BYTES)
+        digest.update(block)
+        yield block
+    if digest.hexdigest() != file.sha256:
+        raise _FaultError(f"{where}: its bytes have changed")
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    if not path.stat().st_size:
+        yield memoryview(b"")
+        return
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        yield view
+
+
+def _slices(data: memoryview) -> Iterable[memoryview]:
+    for start in range(0, len(data), _BLOCK_BYTES):
+        yield data[start : start + _BLOCK_BYTES]

@@ -1,0 +1,83 @@
+"""Verification: every byte of an artifact, and its manifest, against what was made."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from storage import artifacts, transfer
+from storage.artifacts import Location, Manifest, Parent
+
+_SHOWN = 12
+
+
+class Opened(NamedTuple):
+    """An artifact whose manifest has been checked by itself."""
+
+    location: Location
+    manifest: Manifest
+    faults: tuple[str, ...]
+    """What is wrong with the manifest, one line each."""
+
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes the files of the artifact have."""
+        return sum(file.bytes for file in self.manifest.files.values())
+
+
+def open_manifest(
+    location: Location, present: Mapping[str, Parent | None]
+) -> Opened | None:
+    """Return an artifact to verify, or None for unfinished work.
+
+    `present` is each parent's key and present digest, None where it is gone: only
+    then could a changed byte in what the manifest says of that parent's digest stay
+    unseen.
+
+    Raises:
+        ArtifactError: there is a manifest, but it is not one.
+    """
+    place = location.place
+    try:
+        text = place.get(artifacts.MANIFEST)
+    except FileNotFoundError:
+        return None
+    manifest = artifacts.parse_manifest(place, text)
+    where = f"{place.url}/{artifacts.MANIFEST}"
+    faults = []
+    if text != manifest.text():
+        faults.append(f"{where}: its bytes have changed")
+    key = artifacts.key_of(
+        manifest.stage,
+        manifest.version,
+        manifest.config,
+        {label: parent.key for label, parent in manifest.parents.items()},
+    )
+    said = (location.stage, location.key, location.key)
+    if (manifest.stage, manifest.key, key) != said:
+        faults.append(f"{where}: its key does not fit its place, config and parents")
+    if artifacts.digest_of(manifest.files) != manifest.digest:
+        faults.append(f"{where}: its digest does not fit its files")
+    for label, parent in sorted(manifest.parents.items()):
+        now = present.get(label)
+        if now is not None and now != parent:
+            faults.append(
+                f"{where}: is stale or altered: {label} has digest "
+                f"{now.digest[:_SHOWN]}, and had {parent.digest[:_SHOWN]}"
+            )
+    return Opened(location, manifest, tuple(faults))
+
+
+def check(
+    opened: Opened, *, threads: int, advance: Callable[[int], None]
+) -> tuple[str, ...]:
+    """Return one line for each fault of an artifact, reading all its files.
+
+    Several files are read at once, each in blocks; `advance` is told from several
+    threads of bytes as they are read.
+    """
+    place, files = opened.location.place, opened.manifest.files
+    extra = [e.name for e in artifacts.own(place) if e.name not in files]
+    return (
+        *opened.faults,
+        *transfer.check(place, files, threads=threads, advance=advance),
+        *(f"{place.url}/{name}: is not in the manifest" for name in extra),
+    )
