@@ -1,12 +1,11 @@
 """The `harvest` stage: activations of an LM, or of a toy, into two stores."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,33 +14,21 @@ from prefect.logging import get_run_logger
 from torch import Tensor
 
 from storage import artifacts, durable
-from storage.store import Store, as_tensor, torch_dtype
-from storage.store_writer import HookChunk, Layout, StoreWriter, forget_commits
-from tasks import corpus, interruption, lm, progress, stage
-from tasks.corpus import SPLITS, Rows, Split
+from storage.places import Place
+from storage.store import Store
+from storage.store_writer import Layout, forget_commits
+from tasks import finishing, interruption, progress, stage, workers
+from tasks.activations import Opened, open_sources
+from tasks.corpus import SPLITS, Split
+from tasks.harvesting import Progress, Settings
 from tasks.plan import Plan
-from trilemma import harvest as library
+from tasks.workers import Share
 from trilemma import toy
-from trilemma.config import TOY_HOOK
-from trilemma.config.sources import Dtype, Toy
-from trilemma.sequences import MASK_HIGH_NORM
+from trilemma.config.stages import Compute
 
 _FEATURES = "features.npy"
 _MIB = 1 << 20
-
-Reader = Callable[[npt.NDArray[np.int32], int], Mapping[str, Tensor]]
-
-
-class Source(NamedTuple):
-    """Where activations come from: rows of tokens, and what reads them."""
-
-    rows: dict[Split, Rows]
-    widths: dict[str, int]
-    masks: dict[Split, npt.NDArray[np.uint8]]
-    """For each split `[num_seqs, ctx]`, 0 where a row counts as far as is known."""
-    provenance: dict[str, Any]
-    readers: dict[Split, Reader]
-    """For each split, `(tokens, first sequence) -> activations of each hook`."""
+_ESTIMATE_SECONDS = 3.0
 
 
 @task(name="harvest", cache_policy=NO_CACHE, retries=0, persist_result=False)
@@ -51,8 +38,9 @@ def harvest(plan: Plan, *, force: bool) -> State[stage.Outcome]:
 
 
 def open_store(plan: Plan, split: str) -> Store:
-    """Return the run's store of a split, open for reading."""
-    return Store.open(plan.step("harvest").folder / f"{split}.zarr")
+    """Return the run's store of a split, open for reading where it lies."""
+    place = plan.step("harvest").location.place
+    return Store.open(place.child(f"{split}.zarr").url)
 
 
 def features(plan: Plan) -> Tensor | None:
@@ -64,179 +52,140 @@ def features(plan: Plan) -> Tensor | None:
 
 def _body(work: stage.Work) -> None:
     (step,) = work.pending
-    plan, target = work.plan, work.folder(step)
-    source = _lm_source(plan) if plan.run.toy is None else _toy_source(plan)
-    settings = plan.run.store
-    layout = Layout(
-        ctx=source.rows["train"].tokens.shape[1],
-        widths=source.widths,
-        dtype=settings.dtype,
-        chunk_bytes=int(settings.chunk_mib * _MIB),
-        codec=settings.codec,
-        provenance=source.provenance,
-    )
-    needed = sum(layout.store_bytes(len(rows.tokens)) for rows in source.rows.values())
-    work.check_room(needed)
-    known: dict[str, artifacts.File] = {}
+    plan, target, place = work.plan, work.folder(step), work.place(step)
+    opened = open_sources(plan, None)
+    share = _share(plan, place, opened)
+    _tell_sizes(work, share)
+    if share.num_workers > 1 or plan.run.compute.runner == "ray":
+        opened = opened.without_activations()
     with interruption.watched() as asked:
-        for split in SPLITS:
-            known |= _write_split(plan, target, split, source, layout, asked)
+        _harvest(share, opened, plan.run.compute, asked)
+    known: dict[str, artifacts.File] = {}
+    for split in SPLITS:
+        writer, source = share.writer(split), opened.sources[split]
+        finished = finishing.finish(writer, source, plan.run.store.high_norm_ratio)
+        known |= finished.files
+        for hook, found in finished.statistics.items():
+            _tell(split, hook, found)
     if plan.run.toy is not None:
         with durable.replacing(target / _FEATURES) as aside, aside.open("wb") as file:
             np.save(file, toy.features(plan.run.toy).numpy())
-    forget_commits(target)
+    forget_commits(place)
     work.commit(step, known)
 
 
-def _write_split(
-    plan: Plan,
-    target: Path,
-    split: Split,
-    source: Source,
-    layout: Layout,
-    asked: Callable[[], bool],
-) -> dict[str, artifacts.File]:
-    rows = source.rows[split]
-    mask, dtype = source.masks[split].reshape(-1), plan.run.store.dtype
-    writer = StoreWriter(
-        target,
-        split,
-        layout,
-        tokens=np.asarray(rows.tokens),
-        document=np.asarray(rows.document),
-        mask=mask,
+def _share(plan: Plan, place: Place, opened: Opened) -> Share:
+    settings = plan.run.store
+    return Share(
+        plan=plan,
+        url=place.url,
+        layout=Layout(
+            ctx=opened.ctx,
+            widths=opened.widths,
+            dtype=settings.dtype,
+            chunk_bytes=int(settings.chunk_mib * _MIB),
+            codec=settings.codec,
+            shard_chunks=settings.shard_chunks,
+            provenance=opened.provenance,
+        ),
+        settings=Settings(opened.batch_seqs, settings.high_norm_ratio),
+        num_seqs={split: opened.sources[split].num_seqs for split in SPLITS},
+        worker=0,
+        num_workers=workers.count(plan.run.compute),
+        threads=torch.get_num_threads(),
     )
-    missing = writer.missing()
-    began, done = time.monotonic(), writer.num_chunks - len(missing)
-    start = done * layout.chunk_seqs() * layout.ctx
-    with progress.shown(f"harvest {split}", len(mask), "tokens", start) as show:
-        for index in missing:
-            if asked():
-                raise interruption.Interrupted("asked to stop while harvesting")
-            sequences = writer.sequences(index)
-            tokens = np.array(rows.tokens[sequences])
-            try:
-                hooks = source.readers[split](tokens, sequences.start)
-                chunk = {hook: _stored(x, dtype) for hook, x in hooks.items()}
-            except library.RowError as error:
-                error.locate(split, writer.rows(index).start)
-                raise
-            writer.write_chunk(index, chunk)
-            written = writer.rows(index).stop
-            seconds = max(time.monotonic() - began, 1e-9)
-            rate = (written - start) * sum(layout.widths.values()) / seconds / _MIB
-            show(written, f"{rate * torch_dtype(layout.dtype).itemsize:,.1f} MiB/s")
-    known = _finish(plan, writer, layout, mask)
+
+
+def _tell_sizes(work: stage.Work, share: Share) -> None:
+    """Say what is to be written and whether there is room, before anything runs."""
+    sizes = {
+        split: share.layout.store_bytes(num) for split, num in share.num_seqs.items()
+    }
+    if work.plan.home.bucket is None:
+        work.check_room(sum(sizes.values()))
     get_run_logger().info(
-        "harvest: %s %s tokens in %.1f s",
-        f"{len(mask):,}",
+        "harvest: %s of %s tokens in all, %s of them held out; %s; batches of %d "
+        "sequences, %d worker%s",
+        _size(sum(sizes.values())),
+        f"{sum(share.num_seqs.values()) * share.layout.ctx:,}",
+        _size(sizes["eval"]),
+        _room(work.plan),
+        share.settings.batch_seqs,
+        share.num_workers,
+        "" if share.num_workers == 1 else "s",
+    )
+
+
+def _harvest(
+    share: Share, opened: Opened, compute: Compute, asked: Callable[[], bool]
+) -> None:
+    """Harvest what is missing, here or in workers, and show how far it has come."""
+    writers = {split: share.writer(split) for split in SPLITS}
+    row_bytes = share.layout.store_bytes(1) / share.layout.ctx
+    total = sum(share.num_seqs.values()) * share.layout.ctx
+    before = sum(writer.num_committed_rows() for writer in writers.values())
+    began = time.monotonic()
+    told = False
+    written: dict[str, int] = {}
+
+    with progress.shown("harvest", total, "tokens", before) as show:
+
+        def tell(rows: int, detail: str) -> None:
+            nonlocal told
+            seconds = max(time.monotonic() - began, 1e-9)
+            rate = rows / seconds
+            show(before + rows, f"{rate * row_bytes / _MIB:,.1f} MiB/s{detail}")
+            if not told and seconds > _ESTIMATE_SECONDS and rows:
+                told = True
+                get_run_logger().info(
+                    "harvest: %s tokens/s so far; about %.0f s left",
+                    f"{rate:,.0f}",
+                    (total - before - rows) / rate,
+                )
+
+        def report(split: Split, at: Progress) -> None:
+            written[split] = at.rows
+            tell(sum(written.values()), f", {at.queued} parts in the queue")
+
+        def look() -> None:
+            now = sum(writer.num_committed_rows() for writer in writers.values())
+            tell(now - before, f", {share.num_workers} workers")
+
+        if compute.runner == "ray":
+            workers.work_on_ray(share, compute)
+        elif share.num_workers > 1:
+            workers.work_together(share, asked=asked, look=look)
+        else:
+            workers.work(share, opened, asked=asked, report=report)
+    seconds = time.monotonic() - began
+    get_run_logger().info(
+        "harvest: %s tokens in %.1f s (%s/s)",
+        f"{total - before:,}",
+        seconds,
+        f"{(total - before) / max(seconds, 1e-9):,.0f}",
+    )
+
+
+def _room(plan: Plan) -> str:
+    if plan.home.bucket is not None:
+        return f"to {plan.home.bucket.url}"
+    return f"{_size(shutil.disk_usage(plan.home.path).free)} free"
+
+
+def _tell(split: Split, hook: str, found: Mapping[str, Any]) -> None:
+    lost = f"; int8 adds fvu {found['int8_fvu']:.2e}" if "int8_fvu" in found else ""
+    get_run_logger().info(
+        "harvest: %s %s: %s rows count, median norm %.3g, largest value %.3g, %.3f %% "
+        "of rows have a high norm%s",
         split,
-        time.monotonic() - began,
-    )
-    return known
-
-
-def _stored(x: Tensor, dtype: Dtype) -> HookChunk:
-    """Return a chunk in the stored dtype, with the norms of what is stored."""
-    values = library.to_store(x, dtype)
-    return HookChunk(values, library.norms(as_tensor(values, dtype)))
-
-
-def _finish(
-    plan: Plan, writer: StoreWriter, layout: Layout, mask: npt.NDArray[np.uint8]
-) -> dict[str, artifacts.File]:
-    """Set the high-norm bit from all norms, then reduce statistics in chunk order."""
-    ratio = plan.run.store.high_norm_ratio
-    full = mask.copy()
-    for hook in layout.widths:
-        high = library.high_norm_rows(writer.norms(hook), mask, ratio)
-        full[high] |= MASK_HIGH_NORM
-    vectors: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
-    scalars: dict[str, dict[str, Any]] = {}
-    for hook in layout.widths:
-        parts = []
-        for index in range(writer.num_chunks):
-            x = as_tensor(writer.read_chunk(hook, index), layout.dtype)
-            parts.append(library.chunk_statistics(x, full[writer.rows(index)]))
-        total = library.reduce_statistics(parts)
-        vectors[hook] = {"mean": total.mean.numpy(), "variance": total.variance.numpy()}
-        scalars[hook] = {
-            "count": total.count,
-            "mean_squared_norm": total.mean_squared_norm,
-            "max_abs": total.max_abs,
-            "high_norm_rows": int((full & MASK_HIGH_NORM > 0).sum()),
-        } | library.norm_quantiles(writer.norms(hook), full)
-    return writer.finish(full, vectors, scalars)
-
-
-def _lm_source(plan: Plan) -> Source:
-    config = plan.run.harvest
-    assert config is not None
-    model = lm.load(plan, dtype=config.lm_dtype)
-    for hook in config.hooks:
-        model.check_hook(hook)
-
-    def read(tokens: npt.NDArray[np.int32], first: int) -> Mapping[str, Tensor]:
-        return library.harvest_chunk(
-            model, tokens, config.hooks, batch_seqs=config.batch_seqs
-        )
-
-    rows: dict[Split, Rows] = {split: corpus.read(plan, split) for split in SPLITS}
-    corpus_step, lm_step = plan.step("corpus"), plan.step("lm")
-    return Source(
-        rows=rows,
-        widths={hook: model.d_in(hook) for hook in config.hooks},
-        masks={
-            split: library.mask_rows(np.asarray(found.tokens), model.special_ids())
-            for split, found in rows.items()
-        },
-        provenance={
-            "lm": lm_step.section,
-            "lm_key": lm_step.key,
-            "lm_dtype": config.lm_dtype,
-            "lm_processing": "none",
-            "corpus": corpus_step.section,
-            "corpus_key": corpus_step.key,
-        },
-        readers=dict.fromkeys(SPLITS, read),
+        hook,
+        f"{found['count']:,}",
+        found["norm_q50"],
+        found["max_abs"],
+        100 * found["high_norm_share"],
+        lost,
     )
 
 
-def _toy_source(plan: Plan) -> Source:
-    config = plan.run.toy
-    assert config is not None
-    rows: dict[Split, Rows] = {}
-    readers: dict[Split, Reader] = {}
-    for split, count in zip(
-        SPLITS, (config.num_tokens, config.num_eval_tokens), strict=True
-    ):
-        num_seqs = -(-count // config.ctx)
-        # A document at a time, so that no split is held whole; drawn again to store.
-        strongest = [
-            toy.sample(
-                config, split=split, start=index * config.ctx, num=config.ctx
-            ).strongest
-            for index in range(num_seqs)
-        ]
-        rows[split] = Rows(
-            torch.stack(strongest).to(torch.int32).numpy(),
-            np.repeat(np.arange(num_seqs, dtype=np.int64)[:, None], config.ctx, axis=1),
-        )
-        readers[split] = _toy_reader(config, split)
-    return Source(
-        rows=rows,
-        widths={TOY_HOOK: config.d_in},
-        masks={k: np.zeros(found.tokens.shape, np.uint8) for k, found in rows.items()},
-        provenance={"toy": config.model_dump(mode="json")},
-        readers=readers,
-    )
-
-
-def _toy_reader(config: Toy, split: Split) -> Reader:
-    def read(tokens: npt.NDArray[np.int32], first: int) -> Mapping[str, Tensor]:
-        drawn = toy.sample(
-            config, split=split, start=first * config.ctx, num=tokens.size
-        )
-        return {TOY_HOOK: drawn.x}
-
-    return read
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / _MIB:,.1f} MiB"

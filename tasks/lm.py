@@ -8,12 +8,13 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from storage import artifacts, durable
+from storage.places import LocalPlace
 from storage.store import torch_dtype
 from tasks import environment, progress, stage
 from tasks.plan import Plan
 from trilemma import embedded
 from trilemma import lm as library
-from trilemma.config.sources import Dtype, EmbeddedLM, HubLM, LocalLM
+from trilemma.config.sources import CachedCorpus, Dtype, EmbeddedLM, HubLM, LocalLM
 
 CARD = "card.json"
 _MODEL = "model"
@@ -35,9 +36,9 @@ def folder(plan: Plan) -> Path:
     config = plan.run.lm
     if isinstance(config, EmbeddedLM):
         step = plan.step("lm")
-        manifest = artifacts.read_manifest(step.folder)
+        manifest = step.manifest()
         assert manifest is not None
-        artifacts.check_sizes(step.folder, manifest)
+        artifacts.check_sizes(LocalPlace(step.folder), manifest)
         return step.folder / _MODEL
     if isinstance(config, HubLM):
         return library.download_hub(config.id, plan.pinned["lm"])
@@ -52,11 +53,23 @@ def folder(plan: Plan) -> Path:
 
 def load(plan: Plan, *, dtype: Dtype) -> library.LM:
     """Return the run's LM, ready to read activations from."""
+    config, harvest = plan.run.lm, plan.run.harvest
+    assert config is not None
+    assert harvest is not None
     return library.LM.load(
         folder(plan),
         dtype=torch_dtype(dtype),
         device=environment.device(plan.run.compute),
+        processing=config.processing,
+        attention=library.choose_attention(harvest.attention, _ctx(plan)),
     )
+
+
+def _ctx(plan: Plan) -> int:
+    """Return the length of the rows that the LM reads; those of a cache are not."""
+    corpus = plan.run.corpus
+    assert corpus is not None
+    return 1 if isinstance(corpus, CachedCorpus) else corpus.ctx
 
 
 def _body(work: stage.Work) -> None:

@@ -1,18 +1,19 @@
-"""Activations of a chunk of sequences: read, checked, masked, summed up, encoded."""
+"""Rows of activations: read from an LM, masked, encoded for the store, checked."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
+from jaxtyping import Float, Float32, Float64, Int, UInt8
 from torch import Tensor
 
-from trilemma.config.sources import Dtype
+from trilemma.config.sources import StoredDtype
 from trilemma.lm import LM
-from trilemma.sequences import MASK_FIRST, MASK_SPECIAL
+from trilemma.sequences import MASK_FIRST, MASK_PADDING, MASK_SPECIAL
+from trilemma.statistics import spans
 
-_QUANTILES = (1, 5, 50, 95, 99)
+_INT8_MAX = 127
 
 
 class RowError(ValueError):
@@ -42,165 +43,115 @@ class NonFiniteError(RowError):
         self.hook = hook
 
 
-@dataclass(frozen=True)
-class ChunkStatistics:
-    """Sums over the unmasked rows of one chunk, in float64."""
+class Stored(NamedTuple):
+    """Rows as the store keeps them, on the device they came from."""
 
-    count: int
-    mean: Float64[Tensor, " d_in"]
-    m2: Float64[Tensor, " d_in"]
-    """Sum of squared differences from the mean of this chunk."""
-    mean_squared_norm: float
-    max_abs: float
-
-
-@dataclass(frozen=True)
-class StoreStatistics:
-    """Statistics over the unmasked rows of all chunks, in float64."""
-
-    count: int
-    mean: Float64[Tensor, " d_in"]
-    variance: Float64[Tensor, " d_in"]
-    """Of the rows themselves: divided by count, not count - 1."""
-    mean_squared_norm: float
-    max_abs: float
+    values: Tensor
+    """`[rows, d_in]` in the stored dtype."""
+    scale: Float32[Tensor, " rows"] | None
+    """What int8 values are multiplied by; None for every other dtype."""
+    squared_error: Float64[Tensor, " rows"]
+    """Squared distance of each row from what is read back; 0 where nothing is lost."""
 
 
 def mask_rows(
-    tokens: Int[np.ndarray, "batch pos"], special_ids: frozenset[int]
+    tokens: Int[np.ndarray, "batch pos"],
+    special_ids: frozenset[int],
+    pad_id: int | None,
 ) -> UInt8[np.ndarray, "batch pos"]:
-    """Return why each row does not count: a special token, the first of its sequence.
+    """Return why each row does not count: special, padding, first of its sequence.
 
     The first position draws attention as a sink, whatever its token is.
     """
     is_special = np.isin(tokens, sorted(special_ids))
     mask = np.where(is_special, MASK_SPECIAL, 0).astype(np.uint8)
     mask[:, 0] |= MASK_FIRST
+    if pad_id is not None:
+        mask[tokens == pad_id] |= MASK_PADDING
     return mask
 
 
-def harvest_chunk(
+def batches(
     lm: LM,
     tokens: Int[np.ndarray, "num_seqs pos"],
     hooks: Sequence[str],
     *,
     batch_seqs: int,
-) -> dict[str, Float[Tensor, "rows d_in"]]:
-    """Return the activations of each hook, on the CPU and in the LM's own dtype.
+) -> Iterator[dict[str, Float[Tensor, "rows d_in"]]]:
+    """Yield the activations of some sequences after others, on the LM's device."""
+    for batch in torch.split(torch.from_numpy(tokens), batch_seqs):
+        found = lm.activations(batch, hooks)
+        yield {hook: found.pop(hook).flatten(0, 1) for hook in dict.fromkeys(hooks)}
+
+
+def to_store(x: Float[Tensor, "rows d_in"], dtype: StoredDtype) -> Stored:
+    """Return the rows as the store keeps them; int8 is rounded half to even.
 
     Raises:
-        NonFiniteError: an activation is infinite or not a number.
+        RowError: a finite value is too large for float16.
 
     """
-    batches = [
-        lm.activations(batch, hooks)
-        for batch in torch.split(torch.from_numpy(tokens), batch_seqs)
-    ]
-    chunk = {}
-    for hook in hooks:
-        rows = torch.cat([batch.pop(hook).flatten(0, 1).cpu() for batch in batches])
-        _check_finite(rows, hook)
-        chunk[hook] = rows
-    return chunk
+    if dtype == "int8":
+        return _to_int8(x)
+    values = x.to(getattr(torch, dtype))
+    error = x.new_zeros(len(x), dtype=torch.float64)
+    if torch.promote_types(x.dtype, values.dtype) == values.dtype:
+        return Stored(values, None, error)
+    for span in spans(x):
+        error[span] = _squared_error(x[span].float(), values[span].float())
+    if dtype == "float16":
+        _check_overflow(x, error)
+    return Stored(values, None, error)
 
 
-def chunk_statistics(
-    x: Float[Tensor, "rows d_in"], mask: UInt8[np.ndarray, " rows"]
-) -> ChunkStatistics:
-    """Return the statistics of the rows whose mask is 0."""
-    kept = x[torch.from_numpy(mask == 0)].double()
-    count = len(kept)
-    if count == 0:
-        zero = torch.zeros(x.shape[1], dtype=torch.float64)
-        return ChunkStatistics(0, zero, zero, 0.0, 0.0)
-    mean = kept.mean(0)
-    return ChunkStatistics(
-        count=count,
-        mean=mean,
-        m2=(kept - mean).square().sum(0),
-        mean_squared_norm=float(kept.square().sum()) / count,
-        max_abs=float(kept.abs().max()),
-    )
+def norms(x: Float[Tensor, "rows d_in"]) -> Float32[Tensor, " rows"]:
+    """Return the Euclidean norm of each row, finite just where the row is."""
+    norm = torch.empty(len(x), device=x.device)
+    for span in spans(x):
+        torch.linalg.vector_norm(x[span].float(), dim=1, out=norm[span])
+    # Only of the CPU's own memory can one ask without waiting.
+    if x.device.type == "cpu" and bool(norm.isfinite().all()):
+        return norm
+    exact = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+    largest = torch.finfo(torch.float32).max
+    finite: Tensor = torch.where(exact.isfinite(), exact.clamp(max=largest), exact)
+    return torch.where(norm.isfinite(), norm, finite.float())
 
 
-def reduce_statistics(chunks: Sequence[ChunkStatistics]) -> StoreStatistics:
-    """Return the statistics of all chunks, joined in the order given.
-
-    Chan, Golub and LeVeque (1979), eq. 2.1, with M for our mean and S for m2:
-    M = M_A + delta n_B / n, S = S_A + S_B + delta^2 n_A n_B / n.
-
-    Raises:
-        ValueError: no row is left by the masks.
-
-    """
-    count, mean_squared_norm, max_abs = 0, 0.0, 0.0
-    mean = torch.zeros_like(chunks[0].mean)
-    m2 = torch.zeros_like(mean)
-    for chunk in chunks:
-        if chunk.count == 0:
-            continue
-        total = count + chunk.count
-        share = chunk.count / total
-        delta = chunk.mean - mean
-        mean = mean + delta * share
-        m2 = m2 + chunk.m2 + delta.square() * (count * share)
-        mean_squared_norm += (chunk.mean_squared_norm - mean_squared_norm) * share
-        max_abs = max(max_abs, chunk.max_abs)
-        count = total
-    if count == 0:
-        raise ValueError(
-            "harvest: every row is masked; name a corpus with more than special tokens"
-        )
-    return StoreStatistics(count, mean, m2 / count, mean_squared_norm, max_abs)
+def check_finite(norm: Float32[Tensor, " rows"], hook: str) -> None:
+    """Raise NonFiniteError at the first row whose norm, from `norms`, is not finite."""
+    if not bool(norm.isfinite().all()):
+        raise NonFiniteError(hook, int((~norm.isfinite()).nonzero()[0]))
 
 
-def to_store(x: Float[Tensor, "rows d_in"], dtype: Dtype) -> np.ndarray:
-    """Return the rows as the store keeps them; bfloat16 as the uint16 of its bits.
+def _to_int8(x: Tensor) -> Stored:
+    values = torch.empty_like(x, dtype=torch.int8)
+    scale = torch.empty(len(x), device=x.device)
+    error = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    for span in spans(x):
+        block = x[span].float()
+        step = block.abs().amax(1) / _INT8_MAX
+        # A row of zeros, or one so small that its step is zero.
+        step = torch.where(step == 0, 1, step)
+        rounded = (block / step[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX)
+        values[span], scale[span] = rounded, step
+        error[span] = _squared_error(block, rounded.mul_(step[:, None]))
+    return Stored(values, scale, error)
 
-    Raises:
-        RowError: a value is too large for float16.
 
-    """
-    stored = x.detach().to("cpu", getattr(torch, dtype)).contiguous()
-    too_large = ~stored.isfinite().all(1)
-    if too_large.any():
+def _squared_error(x: Tensor, seen: Tensor) -> Tensor:
+    error: Tensor = torch.linalg.vector_norm(x - seen, dim=1, dtype=torch.float64)
+    return error.square_()
+
+
+def _check_overflow(x: Tensor, error: Tensor) -> None:
+    """Raise RowError where a finite value became infinite, by its infinite error."""
+    # Infinity less infinity is NaN: what was not finite before is told elsewhere.
+    too_large = error.isinf()
+    if bool(too_large.any()):
         row = int(too_large.nonzero()[0])
         raise RowError(
-            f"store.dtype: {dtype} cannot hold the {float(x[row].abs().max()):,.0f} in",
+            f"store.dtype: float16 cannot hold the {float(x[row].abs().max()):,.0f} in",
             row,
             "use bfloat16 or float32",
         )
-    if stored.dtype == torch.bfloat16:
-        stored = stored.view(torch.uint16)
-    array: np.ndarray = stored.numpy()
-    return array
-
-
-def norms(x: Float[Tensor, "rows d_in"]) -> Float32[np.ndarray, " rows"]:
-    """Return the Euclidean norm of each row, summed in float32."""
-    array: np.ndarray = x.float().norm(dim=1).numpy()
-    return array
-
-
-def norm_quantiles(
-    norm: Float32[np.ndarray, " rows"], mask: UInt8[np.ndarray, " rows"]
-) -> dict[str, float]:
-    """Return quantiles of the norms of unmasked rows, by name."""
-    kept = norm[mask == 0]
-    return {f"norm_q{q:02d}": float(np.quantile(kept, q / 100)) for q in _QUANTILES}
-
-
-def high_norm_rows(
-    norm: Float32[np.ndarray, " rows"], mask: UInt8[np.ndarray, " rows"], ratio: float
-) -> Bool[np.ndarray, " rows"]:
-    """Return which rows exceed `ratio` times the median norm of the unmasked rows."""
-    kept = norm[mask == 0]
-    if len(kept) == 0:
-        return np.zeros(len(norm), dtype=bool)
-    return np.asarray(norm > ratio * np.median(kept))
-
-
-def _check_finite(x: Tensor, hook: str) -> None:
-    if bool(x.isfinite().all()):
-        return
-    raise NonFiniteError(hook, int((~x.isfinite().all(1)).nonzero()[0]))

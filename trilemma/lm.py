@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from trilemma import bridge as bridges
 from trilemma import hub
 
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -25,31 +27,58 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+_TOKENIZER_SETTINGS = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
 _BLOCK = re.compile(r"blocks\.\d+\.")
 
-
+Processing = Literal["none", "folded"]
+Attention = Literal["eager", "sdpa"]
+# On shorter rows the two were level, at 1,024 tokens sdpa was 1.7 times as fast
+# (benchmarks/RESULTS.md).
+_LONGEST_EAGER = 256
 Tokenizer = PreTrainedTokenizerBase
 
 
 class LM:
-    """A decoder with TransformerLens's hook names, for reading and for splicing.
+    """A decoder with TransformerLens's hook names, for reading and for splicing."""
 
-    Weights are as published: nothing is folded or centred.
-    """
-
-    def __init__(self, bridge: TransformerBridge, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, bridge: TransformerBridge, tokenizer: Tokenizer, attention: Attention
+    ) -> None:
         self._bridge = bridge
         self._hook_points = bridge.hook_dict
         self.tokenizer = tokenizer
+        self.attention = attention
+        """What computes attention: eager where the architecture has no sdpa."""
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, dtype: torch.dtype, device: str | torch.device
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype,
+        device: str | torch.device,
+        processing: Processing,
+        attention: Attention,
     ) -> "LM":
         """Return the LM in a Hugging Face folder on this machine, without a network.
 
+        Args:
+            folder: What `save_pretrained` leaves.
+            dtype: Of weights and activations.
+            device: Where they are.
+            processing: `none` for weights as published; `folded` for LayerNorms folded
+                into the weights after them and for centred weights.
+            attention: `eager` for TransformerLens's values to the bit; `sdpa` for the
+                same to rounding, faster on long contexts.
+
         Raises:
-            ValueError: there is no such folder, or it lacks something.
+            ValueError: there is no such folder, it lacks something, or its
+                architecture cannot be folded.
 
         """
         folder = _checked_folder(folder)
@@ -69,8 +98,15 @@ class LM:
                 tokenizer=load_tokenizer(folder),
             )
         bridge.eval()
+        bridges.keep_no_cache(bridge)
+        is_folded = processing == "folded"
+        if is_folded:
+            bridges.fold(bridge)
         bridge.requires_grad_(False)
-        return cls(bridge, load_tokenizer(folder))
+        bridges.skip_idle_norms(bridge)
+        if attention == "sdpa" and not bridges.use_sdpa(bridge, is_folded=is_folded):
+            attention = "eager"
+        return cls(bridge, load_tokenizer(folder), attention)
 
     def __repr__(self) -> str:
         config = self._bridge.cfg
@@ -101,6 +137,11 @@ class LM:
         """Return whether the logits are of the next token, as an encoder's are not."""
         # TransformerLens 3.9 calls an encoder's attention causal; its name is right.
         return "MaskedLM" not in str(self._bridge.cfg.architecture)
+
+    @property
+    def pad_id(self) -> int | None:
+        """Return the id that does nothing but fill up sequences; None without one."""
+        return pad_id(self.tokenizer)
 
     def hook_names(self) -> tuple[str, ...]:
         """Return every name that a hook may be given by, aliases included."""
@@ -212,6 +253,13 @@ class _AllFoundError(Exception):
     """Ends a forward pass whose remaining layers nobody asked for."""
 
 
+def choose_attention(setting: Literal["auto", "eager", "sdpa"], ctx: int) -> Attention:
+    """Return how attention is computed for rows of `ctx` tokens."""
+    if setting == "auto":
+        return "eager" if ctx <= _LONGEST_EAGER else "sdpa"
+    return setting
+
+
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Return the tokenizer of a Hugging Face folder, as published."""
     folder = _checked_folder(folder)
@@ -249,6 +297,12 @@ def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(int(token) for token in tokenizer.all_special_ids)
 
 
+def pad_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id that does nothing but fill up sequences; None without one."""
+    pad = tokenizer.pad_token_id
+    return None if pad == tokenizer.eos_token_id else pad
+
+
 def resolve_hub(repo_id: str, revision: str) -> str:
     """Return the commit hash of a model on the hub; see `hub.resolve`."""
     return hub.resolve(repo_id, revision, kind="model")
@@ -264,6 +318,15 @@ def folder_digest(folder: str | Path) -> dict[str, str]:
     folder = _checked_folder(folder)
     paths = sorted({path for glob in _FILES for path in folder.glob(glob)})
     return {path.name: _sha256(path, *_signature(path)) for path in paths}
+
+
+def tokenizer_digest(folder: str | Path) -> str:
+    """Return the SHA-256 over the names and contents of a folder's tokenizer files."""
+    folder = _checked_folder(folder)
+    names = sorted({*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS})
+    paths = [folder / name for name in names if (folder / name).is_file()]
+    lines = [f"{path.name} {_sha256(path, *_signature(path))}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _signature(path: Path) -> tuple[int, int]:

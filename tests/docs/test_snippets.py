@@ -11,7 +11,14 @@ import yaml
 
 from flows.__main__ import app
 from storage import artifacts
-from storage.store_writer import HookChunk, Layout, StoreWriter
+from storage.places import LocalPlace
+from storage.store_writer import (
+    ChunkData,
+    HookChunk,
+    Layout,
+    StoreWriter,
+    forget_commits,
+)
 from trilemma import config
 from trilemma.sae import SAE
 
@@ -40,17 +47,18 @@ def checkout(tmp_path, monkeypatch, documents):
     harvest.mkdir(parents=True)
     x = torch.randn(NUM_SEQS * CTX, D_IN, generator=torch.Generator().manual_seed(0))
     stored = x.bfloat16().view(torch.uint16).numpy()
-    writer = StoreWriter(
-        harvest,
-        "train",
-        Layout(CTX, {HOOK: D_IN}, "bfloat16", 1 << 20, "none", {}),
-        tokens=np.zeros((NUM_SEQS, CTX), np.int32),
-        document=np.zeros((NUM_SEQS, CTX), np.int64),
-        mask=np.zeros(NUM_SEQS * CTX, np.uint8),
+    place = LocalPlace(harvest)
+    layout = Layout(CTX, {HOOK: D_IN}, "bfloat16", 1 << 20, "none", None, {})
+    writer = StoreWriter(place, "train", layout, num_seqs=NUM_SEQS)
+    tokens = np.zeros((NUM_SEQS, CTX), np.int32)
+    hooks = {HOOK: HookChunk(stored, x.norm(dim=1).numpy(), None)}
+    writer.write_part(0, [ChunkData(tokens, tokens.astype(np.int64), hooks, {})])
+    known = writer.finish(
+        lambda chunk: np.zeros(NUM_SEQS * CTX, np.uint8), {HOOK: {}}, {HOOK: {}}
     )
-    writer.write_chunk(0, {HOOK: HookChunk(stored, x.norm(dim=1).numpy())})
-    known = writer.finish(writer.first_mask, {HOOK: {}}, {HOOK: {}})
+    forget_commits(place)
     artifacts.commit(
+        place,
         harvest,
         stage="harvest",
         key="KEY",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from flows.run import run as run_flow
-from storage import artifacts
 from storage import home as homes
+from storage.home import Home
 from tasks import environment
 from tasks import plan as planning
 from trilemma import config
@@ -24,7 +24,7 @@ def found(plan) -> dict:
     digests = {}
     for step in plan.steps:
         if step.stage != "sharing":
-            digests[step.title] = artifacts.read_manifest(step.folder).digest
+            digests[step.title] = step.manifest().digest
     return {
         "environment": {
             "processor": here.processor,
@@ -42,7 +42,7 @@ def test_bytes_change_only_with_the_version_of_their_stage(
     monkeypatch.setenv(homes.VARIABLE, str(tmp_path))
     run = config.load(profile)
     assert run_flow(run, return_state=True).is_completed()
-    now = found(planning.make(run, tmp_path))
+    now = found(planning.make(run, Home(tmp_path)))
     golden = json.loads(GOLDEN.read_text())
     if now["environment"] != golden["environment"]:
         pytest.skip(

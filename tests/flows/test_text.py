@@ -8,6 +8,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from flows.run import run as run_flow
 from storage import home as homes
+from storage.home import Home
 from storage.store import Store
 from tasks import evaluation, explanation, harvest, training
 from tasks import plan as planning
@@ -26,7 +27,7 @@ def plan(tmp_path_factory, text_profile, prefect):
         patch.setenv(homes.VARIABLE, str(home))
         state = run_flow(config.load(text_profile), return_state=True)
     assert state.is_completed(), state.message
-    return planning.make(config.load(text_profile), home)
+    return planning.make(config.load(text_profile), Home(home))
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
@@ -106,7 +107,7 @@ def test_sae_knows_where_its_activations_come_from(plan):
 
 
 def test_unknown_hook_fails_with_the_nearest_names(plan, text_profile, monkeypatch):
-    monkeypatch.setenv(homes.VARIABLE, str(plan.home))
+    monkeypatch.setenv(homes.VARIABLE, str(plan.home.path))
     words = ("harvest.hooks=[blocks.1.hook_resid_pst]", "saes.0.hook=null")
     state = run_flow(config.load(text_profile, words), return_state=True)
     assert state.is_failed()
@@ -118,7 +119,7 @@ def test_unknown_hook_fails_with_the_nearest_names(plan, text_profile, monkeypat
 def test_corpus_without_text_fails_in_one_line(
     plan, text_profile, monkeypatch, tmp_path
 ):
-    monkeypatch.setenv(homes.VARIABLE, str(plan.home))
+    monkeypatch.setenv(homes.VARIABLE, str(plan.home.path))
     (tmp_path / "empty.txt").write_text("")
     words = (f"corpus={{kind: text, paths: [{tmp_path}/*.txt], ctx: 32}}",)
     state = run_flow(config.load(text_profile, words), return_state=True)
@@ -127,7 +128,7 @@ def test_corpus_without_text_fails_in_one_line(
 
 
 def test_corpus_shorter_than_a_batch_fails_in_one_line(plan, text_profile, monkeypatch):
-    monkeypatch.setenv(homes.VARIABLE, str(plan.home))
+    monkeypatch.setenv(homes.VARIABLE, str(plan.home.path))
     words = ("training.batch_tokens=1000000",)
     state = run_flow(config.load(text_profile, words), return_state=True)
     assert state.is_failed()

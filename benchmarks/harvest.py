@@ -1,0 +1,262 @@
+"""Harvest against the bare forward pass and SAELens: `python -m benchmarks.harvest`."""
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from benchmarks import machine
+from storage.places import LocalPlace
+from storage.store_writer import Layout, StoreWriter, forget_commits
+from tasks import finishing, harvesting
+from trilemma import harvest as library
+from trilemma.config.sources import Dtype
+from trilemma.lm import LM, choose_attention, quiet
+
+D_IN, NUM_LAYERS, LAYER, VOCAB = 512, 6, 3, 50_304
+CTX, BATCH_SEQS = 128, 32
+HOOK = f"blocks.{LAYER}.hook_resid_post"
+CHUNK_BYTES = 16 << 20
+HIGH_NORM_RATIO = 10.0
+END = "<|endoftext|>"
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+SAELENS = Path(__file__).with_name("saelens_harvest.py")
+
+
+class Arguments(NamedTuple):
+    """What the command line says."""
+
+    seconds: float
+    rounds: int
+    peers_python: Path
+    seed: int
+
+
+def main() -> None:
+    """Time all contestants in random order, print a table and one line of ratios."""
+    arguments = _arguments()
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-harvest-"))
+    try:
+        _make_model(folder / "model")
+        speeds = _speeds(arguments, folder)
+    finally:
+        shutil.rmtree(folder)
+    print(machine.line())
+    print(
+        f"{arguments.rounds} rounds of at least {arguments.seconds:g} s, random order"
+    )
+    print(f"{'':24} {'tokens/s':>9}  {'lowest':>8}  {'highest':>8}")
+    for name, found in speeds.items():
+        middle = statistics.median(found)
+        print(f"{name:24} {middle:9,.0f}  {min(found):8,.0f}  {max(found):8,.0f}")
+    print(json.dumps(_ratios(speeds)))
+
+
+def _ratios(speeds: Mapping[str, list[float]]) -> dict[str, float | None]:
+    middle = {name: statistics.median(found) for name, found in speeds.items()}
+    peer = middle.get("SAELens float32")
+
+    def ratio(name: str, of: float | None) -> float | None:
+        return None if of is None else round(middle[name] / of, 4)
+
+    return {
+        "forward_fraction_fp32": ratio("harvest float32", middle["bare float32"]),
+        "forward_fraction_bf16": ratio("harvest bfloat16", middle["bare bfloat16"]),
+        "vs_saelens_fp32": ratio("harvest float32", peer),
+        "bf16_vs_saelens_fp32": ratio("harvest bfloat16", peer),
+    }
+
+
+def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    contestants: dict[str, Callable[[int], float]] = {}
+    sizes: dict[str, int] = {}
+    for dtype in DTYPES:
+        bare = _bare(folder / "model", dtype, device)
+        lm = LM.load(
+            folder / "model",
+            dtype=getattr(torch, dtype),
+            device=device,
+            processing="none",
+            attention=choose_attention("auto", CTX),
+        )
+        contestants[f"bare {dtype}"] = bare
+        contestants[f"harvest {dtype}"] = _harvest(lm, dtype, folder)
+        bare(4)
+        rate = 16 * BATCH_SEQS * CTX / bare(16)
+        batches = -(-int(arguments.seconds * rate) // (BATCH_SEQS * CTX))
+        sizes |= {f"bare {dtype}": batches, f"harvest {dtype}": batches}
+    if arguments.peers_python.exists():
+        contestants["SAELens float32"] = _saelens(
+            arguments.peers_python, folder, device
+        )
+        sizes["SAELens float32"] = sizes["bare float32"]
+    else:
+        print(f"no {arguments.peers_python}: SAELens is left out (make test-peers)")
+    order = random.Random(arguments.seed)
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(arguments.rounds):
+        for name in order.sample(list(contestants), len(contestants)):
+            seconds = contestants[name](sizes[name])
+            tokens = sizes[name] * BATCH_SEQS * CTX
+            speeds[name].append(tokens / seconds)
+            print(f"{name}: {tokens:,} tokens in {seconds:.1f} s", flush=True)
+    return speeds
+
+
+def _bare(folder: Path, dtype: Dtype, device: str) -> Callable[[int], float]:
+    """Return what times the model's own blocks alone, up to the hook's."""
+    with quiet():
+        whole = GPTNeoXForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    blocks = whole.gpt_neox.eval().to(device)
+    blocks.layers = blocks.layers[: LAYER + 1]
+    blocks.final_layer_norm = torch.nn.Identity()
+
+    @torch.inference_mode()
+    def run(num_batches: int) -> float:
+        tokens = _tokens(num_batches * BATCH_SEQS)
+        began = time.perf_counter()
+        for batch in torch.split(torch.from_numpy(tokens).long(), BATCH_SEQS):
+            blocks(batch.to(device), use_cache=False)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    return run
+
+
+def _harvest(lm: LM, dtype: Dtype, folder: Path) -> Callable[[int], float]:
+    """Return what times a whole harvest: chunks, statistics and manifest data."""
+
+    def run(num_batches: int) -> float:
+        tokens = _tokens(num_batches * BATCH_SEQS)
+        target = folder / "harvest"
+        target.mkdir()
+        try:
+            began = time.perf_counter()
+            harvest(lm, tokens, dtype, target)
+            return time.perf_counter() - began
+        finally:
+            shutil.rmtree(target)
+
+    return run
+
+
+def harvest(
+    lm: LM,
+    tokens: np.ndarray[tuple[int, int], np.dtype[np.int32]],
+    dtype: Dtype,
+    target: Path,
+) -> None:
+    """Leave a finished store of these tokens' activations in a folder."""
+
+    def batches(span: slice) -> Iterator[Mapping[str, Tensor]]:
+        return library.batches(lm, tokens[span], [HOOK], batch_seqs=BATCH_SEQS)
+
+    source = harvesting.Source(
+        num_seqs=len(tokens),
+        tokens=lambda span: tokens[span],
+        document=lambda span: np.repeat(
+            np.arange(span.start, span.stop, dtype=np.int64)[:, None], CTX, axis=1
+        ),
+        mask=lambda part: library.mask_rows(part, lm.special_ids(), lm.pad_id),
+        batches=batches,
+    )
+    layout = Layout(
+        ctx=CTX,
+        widths={HOOK: D_IN},
+        dtype=dtype,
+        chunk_bytes=CHUNK_BYTES,
+        codec="none",
+        shard_chunks=None,
+        provenance={},
+    )
+    place = LocalPlace(target)
+    writer = StoreWriter(place, "train", layout, num_seqs=len(tokens))
+    settings = harvesting.Settings(BATCH_SEQS, HIGH_NORM_RATIO)
+    harvesting.write_groups(
+        writer,
+        source,
+        settings,
+        harvesting.share(writer, settings, 0, 1),
+        split="train",
+        asked=lambda: False,
+        report=lambda progress: None,
+    )
+    finishing.finish(writer, source, HIGH_NORM_RATIO)
+    forget_commits(place)
+
+
+def _saelens(python: Path, folder: Path, device: str) -> Callable[[int], float]:
+    """Return what times SAELens's runner in its own environment, by its own clock."""
+
+    def run(num_batches: int) -> float:
+        target = folder / "saelens"
+        words = [str(python), str(SAELENS), str(target), device]
+        words += [str(num_batches * BATCH_SEQS), str(torch.get_num_threads())]
+        try:
+            ended = subprocess.run(words, check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"SAELens failed: {error.stderr[-2000:]}") from error
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+        found = json.loads(ended.stdout.splitlines()[-1])
+        asked = num_batches * BATCH_SEQS * CTX  # it caches whole buffers: rather more
+        return float(found["seconds"]) * asked / int(found["tokens"])
+
+    return run
+
+
+def _tokens(num_seqs: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    drawn = np.random.default_rng(0).integers(0, VOCAB - 1, (num_seqs, CTX))
+    return drawn.astype(np.int32)
+
+
+def _make_model(folder: Path) -> None:
+    """Save a GPT-NeoX in Pythia-70m's shape, its weights drawn at random."""
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=VOCAB,
+        hidden_size=D_IN,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=8,
+        intermediate_size=4 * D_IN,
+        max_position_embeddings=2048,
+        rotary_pct=0.25,
+    )
+    words = {f"w{i}": i for i in range(VOCAB - 1)} | {END: VOCAB - 1}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with quiet():
+        GPTNeoXForCausalLM(config).save_pretrained(folder)
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token=END
+        ).save_pretrained(folder)
+
+
+def _arguments() -> Arguments:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=30.0, help="least of a run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--peers-python", type=Path, default=Path(".venv-peers/bin/python")
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order")
+    return Arguments(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

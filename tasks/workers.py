@@ -1,0 +1,223 @@
+"""Share a harvest among processes of this machine, or of a Ray cluster."""
+
+import ctypes
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, NamedTuple
+
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+
+from storage.places import open_place
+from storage.store_writer import Layout, StoreWriter
+from tasks import harvesting, interruption
+from tasks.activations import Opened, open_sources
+from tasks.corpus import SPLITS, Split
+from tasks.harvesting import Progress, Settings
+from tasks.interruption import Interrupted
+from tasks.plan import Plan
+from trilemma.config.stages import Compute
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_POLL_SECONDS = 0.2
+_STOP_SECONDS = 60
+# A fork would take CUDA, threads and locks along.
+START: Literal["spawn", "fork"] = "spawn"
+
+
+class Share(NamedTuple):
+    """What one worker needs to do its share of a harvest."""
+
+    plan: Plan
+    url: str
+    """Of the artifact's place."""
+    layout: Layout
+    settings: Settings
+    num_seqs: dict[Split, int]
+    worker: int
+    num_workers: int
+    threads: int
+    """CPU threads; they decide the order of sums, so every worker has as many."""
+
+    def writer(self, split: Split) -> StoreWriter:
+        """Return the writer of a split, which keeps what is committed."""
+        return StoreWriter(
+            open_place(self.url), split, self.layout, num_seqs=self.num_seqs[split]
+        )
+
+
+class WorkerError(RuntimeError):
+    """A worker ended without having done its share."""
+
+
+def count(compute: Compute) -> int:
+    """Return how many workers a run asks for."""
+    if compute.devices is not None:
+        return compute.devices
+    if compute.runner == "local" and compute.device != "cpu":
+        return max(1, torch.cuda.device_count())
+    return 1
+
+
+def work(
+    share: Share,
+    opened: Opened,
+    *,
+    asked: Callable[[], bool],
+    report: Callable[[Split, Progress], None],
+) -> None:
+    """Do a share: harvest the missing groups of both splits that are this worker's."""
+    for split in SPLITS:
+        writer = share.writer(split)
+        harvesting.write_groups(
+            writer,
+            opened.sources[split],
+            share.settings,
+            harvesting.share(writer, share.settings, share.worker, share.num_workers),
+            split=split,
+            asked=asked,
+            report=functools.partial(report, split),
+        )
+
+
+def work_together(
+    share: Share, *, asked: Callable[[], bool], look: Callable[[], None]
+) -> None:
+    """Do all shares in processes of this machine, each with a GPU of its own.
+
+    `look` is called now and then while they work.
+
+    Raises:
+        Interrupted: `asked` says so; the workers have stopped at a committed part.
+        ValueError: what a worker raised for a user's mistake.
+        WorkerError: a worker failed otherwise, or was killed.
+    """
+    # Typed as a context without processes; both kinds have them.
+    context: Any = multiprocessing.get_context(START)
+    workers: list[tuple[BaseProcess, Connection]] = []
+    try:
+        for number in range(share.num_workers):
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_process,
+                args=(share._replace(worker=number), there, os.getpid()),
+                daemon=True,
+            )
+            process.start()
+            there.close()
+            workers.append((process, here))
+        while any(process.is_alive() for process, _ in workers):
+            if asked():
+                raise Interrupted("asked to stop while harvesting")
+            if any(process.exitcode for process, _ in workers):
+                break
+            look()
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for process, _ in workers:
+            process.terminate()
+        for process, _ in workers:
+            process.join(_STOP_SECONDS)
+            process.kill()
+    for number, (process, pipe) in enumerate(workers):
+        _raise_failure(number, process, pipe)
+
+
+def work_on_ray(share: Share, compute: Compute) -> None:
+    """Do all shares as Prefect tasks on a Ray cluster, which shares the home.
+
+    Raises:
+        ValueError: Prefect's Ray runner is not installed.
+    """
+    try:
+        from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
+    except ImportError as error:
+        raise ValueError(
+            "compute.runner: ray needs prefect-ray; pip install -e '.[ray]'"
+        ) from error
+    num_gpus = 1 if compute.device == "cuda" else 0
+    runner = RayTaskRunner(
+        address=compute.ray_address,
+        init_kwargs=_local_cluster(share) if compute.ray_address is None else {},
+    )
+
+    @flow(name="harvest-on-ray", task_runner=runner)
+    def together() -> None:
+        with remote_options(num_gpus=num_gpus):
+            futures = [
+                _task.submit(share._replace(worker=number))
+                for number in range(share.num_workers)
+            ]
+        for future in futures:
+            future.result()
+
+    together()
+
+
+def _local_cluster(share: Share) -> dict[str, Any]:
+    """Return settings of a temporary cluster, whose workers report to our server."""
+    with get_client(sync_client=True) as client:
+        server = {"PREFECT_API_URL": str(client.api_url)}
+    return {
+        "num_cpus": share.num_workers,
+        "include_dashboard": False,
+        "runtime_env": {"env_vars": server},
+    }
+
+
+@task(name="harvest-share", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def _task(share: Share) -> None:
+    _do(share, asked=lambda: False)
+
+
+def _do(share: Share, *, asked: Callable[[], bool]) -> None:
+    torch.set_num_threads(share.threads)
+    opened = open_sources(share.plan, share.settings.batch_seqs)
+    work(share, opened, asked=asked, report=lambda split, progress: None)
+
+
+def _process(share: Share, pipe: Connection, parent: int) -> None:
+    """Be a worker; tell the parent what went wrong; end when the parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(share.worker % torch.cuda.device_count())
+    try:
+        with interruption.watched() as asked:
+            _do(share, asked=asked)
+    except Interrupted:
+        sys.exit(0)
+    except (ValueError, OSError, MemoryError) as error:
+        pipe.send((not isinstance(error, MemoryError), str(error) or repr(error)))
+        sys.exit(1)
+    except Exception:
+        pipe.send((False, traceback.format_exc()))
+        sys.exit(1)
+
+
+def _raise_failure(number: int, process: BaseProcess, pipe: Connection) -> None:
+    if not process.exitcode:
+        return
+    try:
+        is_users, text = pipe.recv()
+    except EOFError:  # it was killed before it could tell
+        raise WorkerError(
+            f"harvest: worker {number} ended with status {process.exitcode}; if it was "
+            "killed for memory, lower compute.devices or harvest.batch_memory_mib"
+        ) from None
+    if is_users:
+        raise ValueError(text)
+    raise WorkerError(f"harvest: worker {number} failed: {text}")

@@ -1,0 +1,262 @@
+"""Statistics of stored rows: of a chunk, of all chunks joined, exact quantiles."""
+
+import base64
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from torch import Tensor
+
+from trilemma.sequences import MASK_HIGH_NORM
+
+# Float32 values in a block: 2 MiB, which stays in a core's cache.
+_BLOCK_VALUES = 1 << 19
+_HALF_BITS = 16
+_BINS = 1 << _HALF_BITS
+_ALL_MASKED = (
+    "harvest: every row is masked; name a corpus with more than special tokens"
+)
+
+
+@dataclass(frozen=True)
+class ChunkStatistics:
+    """Sums over the unmasked rows of one chunk, in float64 on the CPU."""
+
+    count: int
+    mean: Float64[Tensor, " d_in"]
+    m2: Float64[Tensor, " d_in"]
+    """Sum of squared differences from the mean of this chunk."""
+    mean_squared_norm: float
+    max_abs: float
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the same to the bit, fit for JSON."""
+        return {
+            "count": self.count,
+            "mean": _encode(self.mean),
+            "m2": _encode(self.m2),
+            "mean_squared_norm": self.mean_squared_norm,
+            "max_abs": self.max_abs,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "ChunkStatistics":
+        """Return what `as_record` was called on."""
+        vectors = {name: _decode(record[name]) for name in ("mean", "m2")}
+        return cls(**(dict(record) | vectors))
+
+
+@dataclass(frozen=True)
+class StoreStatistics:
+    """Statistics over the unmasked rows of all chunks, in float64."""
+
+    count: int
+    mean: Float64[Tensor, " d_in"]
+    variance: Float64[Tensor, " d_in"]
+    """Of the rows themselves: divided by count, not count - 1."""
+    mean_squared_norm: float
+    max_abs: float
+
+
+def spans(x: Float[Tensor, "rows d_in"]) -> Iterator[slice]:
+    """Yield spans of rows so short that in float32 they stay in a core's cache."""
+    size = max(_BLOCK_VALUES // x.shape[1], 1)
+    for start in range(0, len(x), size):
+        yield slice(start, min(start + size, len(x)))
+
+
+def high_norm_rows(
+    norm: Float32[np.ndarray, " rows"], *, median: float, ratio: float
+) -> Bool[np.ndarray, " rows"]:
+    """Return which rows exceed `ratio` times the median norm."""
+    # In float64: NumPy would round a plain float to the array's float32.
+    return np.asarray(norm.astype(np.float64) > ratio * median)
+
+
+def chunk_mask(
+    norm_by_hook: Mapping[str, Float32[Tensor, " rows"]],
+    mask: UInt8[np.ndarray, " rows"],
+    ratio: float,
+) -> UInt8[np.ndarray, " rows"]:
+    """Return the mask with the high-norm bit set by the chunk's own medians.
+
+    The bit is provisional: the median of the whole store has the last word.
+    """
+    kept = mask == 0
+    full = mask.copy()
+    if kept.any():
+        for tensor in norm_by_hook.values():
+            norm = tensor.numpy()
+            median = float(np.median(norm[kept].astype(np.float64)))
+            full[high_norm_rows(norm, median=median, ratio=ratio)] |= MASK_HIGH_NORM
+    return full
+
+
+def chunk_statistics(
+    x: Float[Tensor, "rows d_in"], mask: UInt8[np.ndarray, " rows"]
+) -> ChunkStatistics:
+    """Return the statistics of the rows whose mask is 0.
+
+    Float32 inside blocks of rows, float64 across them. A look at the result makes a
+    GPU wait once.
+    """
+    sums = _block_sums(x, mask, torch.float32)
+    if not bool(sums.blocks.isfinite().all()):
+        sums = _block_sums(x, mask, torch.float64)
+    zero = torch.zeros(x.shape[1], dtype=torch.float64)
+    joined = ChunkStatistics(0, zero, zero, 0.0, 0.0)
+    for count, (shift, total, squares) in zip(sums.counts, sums.blocks, strict=True):
+        offset = total / count
+        m2 = (squares - total * offset).clamp_(min=0)
+        mean = shift + offset
+        norm = float(m2.sum()) / count + float(mean.square().sum())
+        joined = _join(joined, ChunkStatistics(count, mean, m2, norm, sums.max_abs))
+    return joined
+
+
+def reduce_statistics(chunks: Iterable[ChunkStatistics]) -> StoreStatistics:
+    """Return the statistics of all chunks, joined in the order given.
+
+    Raises:
+        ValueError: no row is left by the masks.
+
+    """
+    total: ChunkStatistics | None = None
+    for chunk in chunks:
+        total = chunk if total is None else _join(total, chunk)
+    if total is None or total.count == 0:
+        raise ValueError(_ALL_MASKED)
+    return StoreStatistics(
+        count=total.count,
+        mean=total.mean,
+        variance=total.m2 / total.count,
+        mean_squared_norm=total.mean_squared_norm,
+        max_abs=total.max_abs,
+    )
+
+
+def norm_order(
+    blocks: Callable[[], Iterable[Float32[np.ndarray, " rows"]]],
+    quantiles: Sequence[float],
+) -> list[float]:
+    """Return exact quantiles of norms, interpolated linearly, as NumPy does.
+
+    Two passes over the blocks, in memory that does not grow with them: the bits of
+    floats that are not negative have the order of the floats, so a histogram of their
+    upper halves finds the bins that matter, and one of the lower halves in each of
+    these finds the values.
+
+    Raises:
+        ValueError: the blocks are empty.
+
+    """
+    upper = np.zeros(_BINS, dtype=np.int64)
+    for block in blocks():
+        upper += np.bincount(_bits(block) >> _HALF_BITS, minlength=_BINS)
+    below = np.concatenate([[0], np.cumsum(upper)])
+    count = int(below[-1])
+    if count == 0:
+        raise ValueError(_ALL_MASKED)
+    places = [quantile * (count - 1) for quantile in quantiles]
+    ranks = sorted({min(int(p) + step, count - 1) for p in places for step in (0, 1)})
+    bins = {rank: int(np.searchsorted(below, rank, side="right")) - 1 for rank in ranks}
+    lower = {number: np.zeros(_BINS, dtype=np.int64) for number in bins.values()}
+    for block in blocks():
+        bits = _bits(block)
+        for number in lower:
+            inside = bits[bits >> _HALF_BITS == number] & (_BINS - 1)
+            lower[number] += np.bincount(inside, minlength=_BINS)
+    value = {
+        rank: _float(number, np.cumsum(lower[number]), rank - int(below[number]))
+        for rank, number in bins.items()
+    }
+    return [
+        float(
+            np.quantile([value[int(p)], value[min(int(p) + 1, count - 1)]], p - int(p))
+        )
+        for p in places
+    ]
+
+
+@dataclass(frozen=True)
+class _BlockSums:
+    """For each block with unmasked rows: how many, shift, sum and squares about it."""
+
+    counts: list[int]
+    blocks: Float64[Tensor, "blocks 3 d_in"]
+    max_abs: float
+
+
+def _block_sums(
+    x: Tensor, mask: UInt8[np.ndarray, " rows"], dtype: torch.dtype
+) -> _BlockSums:
+    d_in = x.shape[1]
+    masked = np.flatnonzero(mask)
+    where = torch.from_numpy(masked).to(x.device)
+    counts: list[int] = []
+    sums: list[Tensor] = []
+    extremes: list[Tensor] = []
+    for span in spans(x):
+        first, last = np.searchsorted(masked, (span.start, span.stop)).tolist()
+        count = span.stop - span.start - (last - first)
+        if count == 0:
+            continue
+        hidden = where[first:last] - span.start
+        block = x[span].to(dtype, copy=True).index_fill_(0, hidden, 0)
+        extremes.extend(torch.aminmax(block))
+        # Rows less their mean, so that a mean far above the deviation loses no digits.
+        shift = block.sum(0).div_(count)
+        block.sub_(shift).index_fill_(0, hidden, 0)
+        total = block.sum(0)
+        sums.append(torch.stack([shift, total, block.square_().sum(0)]))
+        counts.append(count)
+    if not counts:
+        return _BlockSums([], torch.zeros(0, 3, d_in, dtype=torch.float64), 0.0)
+    extreme = torch.stack(extremes).abs().max()
+    everything = torch.cat([torch.stack(sums).flatten(), extreme[None]]).cpu().double()
+    return _BlockSums(
+        counts, everything[:-1].view(len(counts), 3, d_in), float(everything[-1])
+    )
+
+
+def _join(left: ChunkStatistics, right: ChunkStatistics) -> ChunkStatistics:
+    """Return the statistics of two sets of rows together.
+
+    Chan, Golub and LeVeque (1979), eq. 2.1, with M for our mean and S for m2:
+    M = M_A + delta n_B / n, S = S_A + S_B + delta^2 n_A n_B / n.
+    """
+    if right.count == 0:
+        return left
+    count = left.count + right.count
+    share = right.count / count
+    delta = right.mean - left.mean
+    gap = right.mean_squared_norm - left.mean_squared_norm
+    return ChunkStatistics(
+        count=count,
+        mean=left.mean + delta * share,
+        m2=left.m2 + right.m2 + delta.square() * (left.count * share),
+        mean_squared_norm=left.mean_squared_norm + gap * share,
+        max_abs=max(left.max_abs, right.max_abs),
+    )
+
+
+def _bits(block: Float32[np.ndarray, " rows"]) -> np.ndarray:
+    bits: np.ndarray = np.ascontiguousarray(block).view(np.uint32)
+    return bits
+
+
+def _float(upper: int, cumulative: np.ndarray, rank: int) -> float:
+    """Return the value at a rank inside a bin of upper halves."""
+    lower = int(np.searchsorted(cumulative, rank, side="right"))
+    return float(np.uint32(upper << _HALF_BITS | lower).view(np.float32))
+
+
+def _encode(vector: Float64[Tensor, " d_in"]) -> str:
+    return base64.b64encode(vector.numpy().astype("<f8").tobytes()).decode("ascii")
+
+
+def _decode(text: str) -> Float64[Tensor, " d_in"]:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())
