@@ -12,7 +12,7 @@ test: .venv/.installed
 	$(BIN)/python -m pytest
 
 # The report is opened in a browser, which comes from Debian.
-test-slow: .venv/.installed
+test-slow: .venv/.installed-slow
 	command -v chromium || { apt-get update && apt-get install --yes chromium; }
 	$(BIN)/python -m pytest -m slow
 
@@ -32,7 +32,7 @@ lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet torch==2.13.0 prefect==3.8.8 fastapi==0.150.0 \
-		transformer-lens==4.3.0 -e '.[dev]'
+		transformer-lens==4.3.0 -e '.[slow]'
 	.venv-lock/bin/pip freeze --exclude-editable --exclude trilemma \
 		| sed 's/+cpu$$//' > constraints.txt
 	rm -rf .venv-lock
@@ -40,6 +40,10 @@ lock:
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+.venv/.installed-slow: .venv/.installed
+	$(INSTALL) -e '.[slow]'
 	touch $@
 
 .venv-peers/.installed: pyproject.toml constraints-peers.txt
