@@ -196,7 +196,7 @@ def harvest(
         asked=lambda: False,
         report=lambda progress: None,
     )
-    finishing.finish(writer, source, HIGH_NORM_RATIO)
+    finishing.finish(writer, source, HIGH_NORM_RATIO, asked=lambda: False)
     forget_commits(place)
 
 

@@ -108,7 +108,9 @@ def _store(
             asked=lambda: False,
             report=lambda progress: None,
         )
-        finished = finishing.finish(writer, source, HIGH_NORM_RATIO)
+        finished = finishing.finish(
+            writer, source, HIGH_NORM_RATIO, asked=lambda: False
+        )
         seconds = time.perf_counter() - began
         forget_commits(place)
         stored = sum(

@@ -58,15 +58,20 @@ def _body(work: stage.Work) -> None:
     _tell_sizes(work, share)
     if share.num_workers > 1 or plan.run.compute.runner == "ray":
         opened = opened.without_activations()
+        torch.cuda.empty_cache()  # nothing where there is no GPU
+    known: dict[str, artifacts.File] = {}
     with interruption.watched() as asked:
         _harvest(share, opened, plan.run.compute, asked)
-    known: dict[str, artifacts.File] = {}
-    for split in SPLITS:
-        writer, source = share.writer(split), opened.sources[split]
-        finished = finishing.finish(writer, source, plan.run.store.high_norm_ratio)
-        known |= finished.files
-        for hook, found in finished.statistics.items():
-            _tell(split, hook, found)
+        for split in SPLITS:
+            finished = finishing.finish(
+                share.writer(split),
+                opened.sources[split],
+                plan.run.store.high_norm_ratio,
+                asked=asked,
+            )
+            known |= finished.files
+            for hook, found in finished.statistics.items():
+                _tell(split, hook, found)
     if plan.run.toy is not None:
         with durable.replacing(target / _FEATURES) as aside, aside.open("wb") as file:
             np.save(file, toy.features(plan.run.toy).numpy())
@@ -101,14 +106,18 @@ def _tell_sizes(work: stage.Work, share: Share) -> None:
     sizes = {
         split: share.layout.store_bytes(num) for split, num in share.num_seqs.items()
     }
+    written = share.layout.sequence_bytes() * sum(
+        share.writer(split).num_committed_rows() // share.layout.ctx for split in SPLITS
+    )
     if work.plan.home.bucket is None:
-        work.check_room(sum(sizes.values()))
+        work.check_room(max(sum(sizes.values()) - written, 0))
     get_run_logger().info(
-        "harvest: %s of %s tokens in all, %s of them held out; %s; batches of %d "
-        "sequences, %d worker%s",
+        "harvest: %s of %s tokens in all, %s of them held out; %s there already; %s; "
+        "batches of %d sequences, %d worker%s",
         _size(sum(sizes.values())),
         f"{sum(share.num_seqs.values()) * share.layout.ctx:,}",
         _size(sizes["eval"]),
+        _size(written),
         _room(work.plan),
         share.settings.batch_seqs,
         share.num_workers,
@@ -121,27 +130,18 @@ def _harvest(
 ) -> None:
     """Harvest what is missing, here or in workers, and show how far it has come."""
     writers = {split: share.writer(split) for split in SPLITS}
-    row_bytes = share.layout.store_bytes(1) / share.layout.ctx
+    row_bytes = share.layout.sequence_bytes() / share.layout.ctx
     total = sum(share.num_seqs.values()) * share.layout.ctx
     before = sum(writer.num_committed_rows() for writer in writers.values())
     began = time.monotonic()
-    told = False
+    pace = _Pace(total - before)
     written: dict[str, int] = {}
 
     with progress.shown("harvest", total, "tokens", before) as show:
 
         def tell(rows: int, detail: str) -> None:
-            nonlocal told
-            seconds = max(time.monotonic() - began, 1e-9)
-            rate = rows / seconds
+            rate = pace.rate(rows)
             show(before + rows, f"{rate * row_bytes / _MIB:,.1f} MiB/s{detail}")
-            if not told and seconds > _ESTIMATE_SECONDS and rows:
-                told = True
-                get_run_logger().info(
-                    "harvest: %s tokens/s so far; about %.0f s left",
-                    f"{rate:,.0f}",
-                    (total - before - rows) / rate,
-                )
 
         def report(split: Split, at: Progress) -> None:
             written[split] = at.rows
@@ -152,7 +152,7 @@ def _harvest(
             tell(now - before, f", {share.num_workers} workers")
 
         if compute.runner == "ray":
-            workers.work_on_ray(share, compute)
+            workers.work_on_ray(share, compute, asked=asked, look=look)
         elif share.num_workers > 1:
             workers.work_together(share, asked=asked, look=look)
         else:
@@ -164,6 +164,33 @@ def _harvest(
         seconds,
         f"{(total - before) / max(seconds, 1e-9):,.0f}",
     )
+
+
+class _Pace:
+    """Rows a second since the first were written, told once when it is known."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self._first: tuple[float, int] | None = None
+        self._is_told = False
+
+    def rate(self, rows: int) -> float:
+        """Return the rows a second, not counting how long the start took."""
+        now = time.monotonic()
+        if self._first is None:
+            if rows:
+                self._first = now, rows
+            return 0.0
+        began, before = self._first
+        rate = (rows - before) / max(now - began, 1e-9)
+        if not self._is_told and now - began > _ESTIMATE_SECONDS and rate:
+            self._is_told = True
+            get_run_logger().info(
+                "harvest: %s tokens/s; about %.0f s left",
+                f"{rate:,.0f}",
+                (self._left - rows) / rate,
+            )
+        return rate
 
 
 def _room(plan: Plan) -> str:

@@ -28,7 +28,7 @@ from tasks.plan import VERSIONS, Plan, Step
 
 # What a full disk, a damaged file, a small machine or a mistake raises: one line tells
 # enough. Anything else is a bug of ours, whose traceback is wanted.
-_EXPECTED = (ValueError, OSError, MemoryError, torch.OutOfMemoryError, SafetensorError)
+EXPECTED = (ValueError, OSError, MemoryError, torch.OutOfMemoryError, SafetensorError)
 
 
 class Outcome(NamedTuple):
@@ -285,7 +285,7 @@ def _work(work: Work, body: Callable[[Work], None]) -> None:
         work.pause()
         work.fail_rest(error)
         is_ours = isinstance(error, pydantic.ValidationError)
-        if is_ours or not isinstance(error, _EXPECTED):
+        if is_ours or not isinstance(error, EXPECTED):
             raise
 
 

@@ -1,5 +1,6 @@
 """Share a harvest among processes of this machine, or of a Ray cluster."""
 
+import contextlib
 import ctypes
 import functools
 import multiprocessing
@@ -20,7 +21,7 @@ from prefect.client.orchestration import get_client
 
 from storage.places import open_place
 from storage.store_writer import Layout, StoreWriter
-from tasks import harvesting, interruption
+from tasks import harvesting, interruption, stage
 from tasks.activations import Opened, open_sources
 from tasks.corpus import SPLITS, Split
 from tasks.harvesting import Progress, Settings
@@ -30,6 +31,9 @@ from trilemma.config.stages import Compute
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 5.0
+# A pipe holds 64 KiB, and nobody reads it before the worker has sent all.
+_LONGEST_TOLD = 8_000
 _STOP_SECONDS = 60
 # A fork would take CUDA, threads and locks along.
 START: Literal["spawn", "fork"] = "spawn"
@@ -56,8 +60,8 @@ class Share(NamedTuple):
         )
 
 
-class WorkerError(RuntimeError):
-    """A worker ended without having done its share."""
+class WorkerError(ValueError):
+    """A worker was killed before it had done its share."""
 
 
 def count(compute: Compute) -> int:
@@ -99,12 +103,16 @@ def work_together(
 
     Raises:
         Interrupted: `asked` says so; the workers have stopped at a committed part.
-        ValueError: what a worker raised for a user's mistake.
-        WorkerError: a worker failed otherwise, or was killed.
+        ValueError: what a worker raised for a user's mistake, a full disk, too little
+            memory.
+        WorkerError: a worker was killed.
+        RuntimeError: a bug in a worker, with its traceback.
     """
     # Typed as a context without processes; both kinds have them.
     context: Any = multiprocessing.get_context(START)
-    workers: list[tuple[BaseProcess, Connection]] = []
+    started: list[_Worker] = []
+    failed: _Worker | None = None
+    watch = _Watch(asked, look)
     try:
         for number in range(share.num_workers):
             here, there = context.Pipe(duplex=False)
@@ -115,28 +123,36 @@ def work_together(
             )
             process.start()
             there.close()
-            workers.append((process, here))
-        while any(process.is_alive() for process, _ in workers):
-            if asked():
-                raise Interrupted("asked to stop while harvesting")
-            if any(process.exitcode for process, _ in workers):
-                break
-            look()
-            time.sleep(_POLL_SECONDS)
+            started.append(_Worker(number, process, here))
+        while failed is None and any(w.process.is_alive() for w in started):
+            watch.pause()
+            failed = next((w for w in started if w.has_failed()), None)
+        # One that ended between the looks.
+        failed = failed or next((w for w in started if w.has_failed()), None)
+        if failed is not None:
+            failed.raise_failure()
     finally:
-        for process, _ in workers:
-            process.terminate()
-        for process, _ in workers:
-            process.join(_STOP_SECONDS)
-            process.kill()
-    for number, (process, pipe) in enumerate(workers):
-        _raise_failure(number, process, pipe)
+        for worker in started:
+            worker.process.terminate()
+        for worker in started:
+            worker.process.join(_STOP_SECONDS)
+            worker.process.kill()
 
 
-def work_on_ray(share: Share, compute: Compute) -> None:
+def work_on_ray(
+    share: Share,
+    compute: Compute,
+    *,
+    asked: Callable[[], bool],
+    look: Callable[[], None],
+) -> None:
     """Do all shares as Prefect tasks on a Ray cluster, which shares the home.
 
+    A worker asks for a GPU if `compute.device` is cuda, or if it is auto and this
+    process has one.
+
     Raises:
+        Interrupted: `asked` says so; what is committed stays.
         ValueError: Prefect's Ray runner is not installed.
     """
     try:
@@ -146,23 +162,76 @@ def work_on_ray(share: Share, compute: Compute) -> None:
         raise ValueError(
             "compute.runner: ray needs prefect-ray; pip install -e '.[ray]'"
         ) from error
-    num_gpus = 1 if compute.device == "cuda" else 0
+    wants_gpu = compute.device == "cuda" or (
+        compute.device == "auto" and torch.cuda.is_available()
+    )
     runner = RayTaskRunner(
         address=compute.ray_address,
         init_kwargs=_local_cluster(share) if compute.ray_address is None else {},
     )
+    watch = _Watch(asked, look)
 
     @flow(name="harvest-on-ray", task_runner=runner)
     def together() -> None:
-        with remote_options(num_gpus=num_gpus):
+        with remote_options(num_gpus=int(wants_gpu)):
             futures = [
                 _task.submit(share._replace(worker=number))
                 for number in range(share.num_workers)
             ]
         for future in futures:
+            while not future.state.is_final():
+                watch.pause()
+                with contextlib.suppress(TimeoutError):
+                    future.wait(_POLL_SECONDS)
             future.result()
 
     together()
+
+
+class _Watch:
+    """Looks now and then, and stops what goes on when somebody asks for it."""
+
+    def __init__(self, asked: Callable[[], bool], look: Callable[[], None]) -> None:
+        self._asked = asked
+        self._look = look
+        self._last = time.monotonic()
+
+    def pause(self) -> None:
+        """Wait a moment; raise Interrupted if asked to stop."""
+        if self._asked():
+            raise Interrupted("asked to stop while harvesting")
+        time.sleep(_POLL_SECONDS)
+        if time.monotonic() - self._last > _LOOK_SECONDS:
+            self._look()
+            self._last = time.monotonic()
+
+
+class _Worker:
+    """A process that does a share, and the pipe by which it tells of a failure."""
+
+    def __init__(self, number: int, process: BaseProcess, pipe: Connection) -> None:
+        self.process = process
+        self._number = number
+        self._pipe = pipe
+
+    def has_failed(self) -> bool:
+        """Return whether it ended other than well, or said why it will."""
+        is_told = self.process.is_alive() and self._pipe.poll()
+        return is_told or bool(self.process.exitcode)
+
+    def raise_failure(self) -> None:
+        """Raise what the worker told, or say that it was killed."""
+        try:
+            is_users, text = self._pipe.recv()
+        except EOFError:  # it was killed before it could tell
+            raise WorkerError(
+                f"harvest: worker {self._number} ended with status "
+                f"{self.process.exitcode}; if it was killed for memory, lower "
+                "compute.devices or harvest.batch_memory_mib"
+            ) from None
+        if is_users:
+            raise ValueError(text)
+        raise RuntimeError(f"harvest: worker {self._number} failed: {text}")
 
 
 def _local_cluster(share: Share) -> dict[str, Any]:
@@ -200,24 +269,9 @@ def _process(share: Share, pipe: Connection, parent: int) -> None:
             _do(share, asked=asked)
     except Interrupted:
         sys.exit(0)
-    except (ValueError, OSError, MemoryError) as error:
-        pipe.send((not isinstance(error, MemoryError), str(error) or repr(error)))
+    except stage.EXPECTED as error:
+        pipe.send((True, str(error)[:_LONGEST_TOLD] or repr(error)))
         sys.exit(1)
     except Exception:
-        pipe.send((False, traceback.format_exc()))
+        pipe.send((False, traceback.format_exc()[-_LONGEST_TOLD:]))
         sys.exit(1)
-
-
-def _raise_failure(number: int, process: BaseProcess, pipe: Connection) -> None:
-    if not process.exitcode:
-        return
-    try:
-        is_users, text = pipe.recv()
-    except EOFError:  # it was killed before it could tell
-        raise WorkerError(
-            f"harvest: worker {number} ended with status {process.exitcode}; if it was "
-            "killed for memory, lower compute.devices or harvest.batch_memory_mib"
-        ) from None
-    if is_users:
-        raise ValueError(text)
-    raise WorkerError(f"harvest: worker {number} failed: {text}")

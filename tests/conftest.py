@@ -1,12 +1,17 @@
-"""An S3 server of our own on loopback, for whatever can use a bucket."""
+"""An S3 server of our own on loopback; properties without a deadline."""
 
 import logging
 import secrets
 import urllib.request
 
 import pytest
+from hypothesis import settings
 
 BUCKET = "bucket"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -113,8 +113,29 @@ def chunk_statistics(
         m2 = (squares - total * offset).clamp_(min=0)
         mean = shift + offset
         norm = float(m2.sum()) / count + float(mean.square().sum())
-        joined = _join(joined, ChunkStatistics(count, mean, m2, norm, sums.max_abs))
+        joined = join(joined, ChunkStatistics(count, mean, m2, norm, sums.max_abs))
     return joined
+
+
+def join(left: ChunkStatistics, right: ChunkStatistics) -> ChunkStatistics:
+    """Return the statistics of two sets of rows together.
+
+    Chan, Golub and LeVeque (1979), eq. 2.1, with M for our mean and S for m2:
+    M = M_A + delta n_B / n, S = S_A + S_B + delta^2 n_A n_B / n.
+    """
+    if right.count == 0:
+        return left
+    count = left.count + right.count
+    share = right.count / count
+    delta = right.mean - left.mean
+    gap = right.mean_squared_norm - left.mean_squared_norm
+    return ChunkStatistics(
+        count=count,
+        mean=left.mean + delta * share,
+        m2=left.m2 + right.m2 + delta.square() * (left.count * share),
+        mean_squared_norm=left.mean_squared_norm + gap * share,
+        max_abs=max(left.max_abs, right.max_abs),
+    )
 
 
 def reduce_statistics(chunks: Iterable[ChunkStatistics]) -> StoreStatistics:
@@ -126,7 +147,7 @@ def reduce_statistics(chunks: Iterable[ChunkStatistics]) -> StoreStatistics:
     """
     total: ChunkStatistics | None = None
     for chunk in chunks:
-        total = chunk if total is None else _join(total, chunk)
+        total = chunk if total is None else join(total, chunk)
     if total is None or total.count == 0:
         raise ValueError(_ALL_MASKED)
     return StoreStatistics(
@@ -139,10 +160,10 @@ def reduce_statistics(chunks: Iterable[ChunkStatistics]) -> StoreStatistics:
 
 
 def norm_order(
-    blocks: Callable[[], Iterable[Float32[np.ndarray, " rows"]]],
+    blocks: Callable[[], Iterable[Mapping[str, Float32[np.ndarray, " rows"]]]],
     quantiles: Sequence[float],
-) -> list[float]:
-    """Return exact quantiles of norms, interpolated linearly, as NumPy does.
+) -> dict[str, list[float]]:
+    """Return exact quantiles of each hook's norms, interpolated linearly as by NumPy.
 
     Two passes over the blocks, in memory that does not grow with them: the bits of
     floats that are not negative have the order of the floats, so a histogram of their
@@ -153,32 +174,66 @@ def norm_order(
         ValueError: the blocks are empty.
 
     """
-    upper = np.zeros(_BINS, dtype=np.int64)
+    orders: dict[str, _Order] = {}
     for block in blocks():
-        upper += np.bincount(_bits(block) >> _HALF_BITS, minlength=_BINS)
-    below = np.concatenate([[0], np.cumsum(upper)])
-    count = int(below[-1])
-    if count == 0:
+        for hook, norm in block.items():
+            orders.setdefault(hook, _Order(quantiles)).add_upper(_bits(norm))
+    if not orders:
         raise ValueError(_ALL_MASKED)
-    places = [quantile * (count - 1) for quantile in quantiles]
-    ranks = sorted({min(int(p) + step, count - 1) for p in places for step in (0, 1)})
-    bins = {rank: int(np.searchsorted(below, rank, side="right")) - 1 for rank in ranks}
-    lower = {number: np.zeros(_BINS, dtype=np.int64) for number in bins.values()}
+    for order in orders.values():
+        order.choose()
     for block in blocks():
-        bits = _bits(block)
-        for number in lower:
+        for hook, norm in block.items():
+            orders[hook].add_lower(_bits(norm))
+    return {hook: order.values() for hook, order in orders.items()}
+
+
+class _Order:
+    """Histograms from which the quantiles of one hook's norms are read."""
+
+    def __init__(self, quantiles: Sequence[float]) -> None:
+        self._quantiles = quantiles
+        self._upper = np.zeros(_BINS, dtype=np.int64)
+
+    def add_upper(self, bits: np.ndarray) -> None:
+        self._upper += np.bincount(bits >> _HALF_BITS, minlength=_BINS)
+
+    def choose(self) -> None:
+        """Find the bins that hold the ranks wanted."""
+        self._below = np.concatenate([[0], np.cumsum(self._upper)])
+        self._last = int(self._below[-1]) - 1
+        if self._last < 0:
+            raise ValueError(_ALL_MASKED)
+        self._places = [quantile * self._last for quantile in self._quantiles]
+        near = {min(int(p) + step, self._last) for p in self._places for step in (0, 1)}
+        self._bins = {
+            rank: int(np.searchsorted(self._below, rank, side="right")) - 1
+            for rank in sorted(near)
+        }
+        self._lower = {
+            number: np.zeros(_BINS, dtype=np.int64) for number in self._bins.values()
+        }
+
+    def add_lower(self, bits: np.ndarray) -> None:
+        for number, histogram in self._lower.items():
             inside = bits[bits >> _HALF_BITS == number] & (_BINS - 1)
-            lower[number] += np.bincount(inside, minlength=_BINS)
-    value = {
-        rank: _float(number, np.cumsum(lower[number]), rank - int(below[number]))
-        for rank, number in bins.items()
-    }
-    return [
-        float(
-            np.quantile([value[int(p)], value[min(int(p) + 1, count - 1)]], p - int(p))
-        )
-        for p in places
-    ]
+            self._lower[number] = histogram + np.bincount(inside, minlength=_BINS)
+
+    def values(self) -> list[float]:
+        value = {
+            rank: _float(
+                number, np.cumsum(self._lower[number]), rank - int(self._below[number])
+            )
+            for rank, number in self._bins.items()
+        }
+        return [
+            float(
+                np.quantile(
+                    [value[int(p)], value[min(int(p) + 1, self._last)]], p - int(p)
+                )
+            )
+            for p in self._places
+        ]
 
 
 @dataclass(frozen=True)
@@ -219,27 +274,6 @@ def _block_sums(
     everything = torch.cat([torch.stack(sums).flatten(), extreme[None]]).cpu().double()
     return _BlockSums(
         counts, everything[:-1].view(len(counts), 3, d_in), float(everything[-1])
-    )
-
-
-def _join(left: ChunkStatistics, right: ChunkStatistics) -> ChunkStatistics:
-    """Return the statistics of two sets of rows together.
-
-    Chan, Golub and LeVeque (1979), eq. 2.1, with M for our mean and S for m2:
-    M = M_A + delta n_B / n, S = S_A + S_B + delta^2 n_A n_B / n.
-    """
-    if right.count == 0:
-        return left
-    count = left.count + right.count
-    share = right.count / count
-    delta = right.mean - left.mean
-    gap = right.mean_squared_norm - left.mean_squared_norm
-    return ChunkStatistics(
-        count=count,
-        mean=left.mean + delta * share,
-        m2=left.m2 + right.m2 + delta.square() * (left.count * share),
-        mean_squared_norm=left.mean_squared_norm + gap * share,
-        max_abs=max(left.max_abs, right.max_abs),
     )
 
 

@@ -46,10 +46,12 @@ def main(folder: Path, kills: int, num_workers: int) -> None:
     torch.set_num_threads(1)
     working.START = "fork"
     quiet = _plan(folder / "quiet", 1)
-    began = time.monotonic()
     _wait(_fork(lambda: _harvest(quiet)))
-    seconds = time.monotonic() - began
     expected = _digest(quiet)
+    timed = _plan(folder / "timed", num_workers)
+    began = time.monotonic()
+    _wait(_fork(lambda: _harvest(timed)))
+    seconds = time.monotonic() - began
     results = []
     for number in range(kills):
         home = folder / f"killed-{number}"

@@ -137,7 +137,7 @@ def test_a_store_that_is_wholly_masked_is_refused():
     masked = statistics.chunk_statistics(rows(5), np.ones(5, dtype=np.uint8))
     for call in (
         lambda: statistics.reduce_statistics([masked, masked]),
-        lambda: statistics.norm_order(lambda: [np.zeros(0, np.float32)], [0.5]),
+        lambda: statistics.norm_order(lambda: [{"h": np.zeros(0, np.float32)}], [0.5]),
     ):
         with pytest.raises(ValueError) as error:
             call()
@@ -183,6 +183,8 @@ def test_quantiles_of_norms_are_numpys(norm, quantiles, size):
     def blocks():
         return (norm[start : start + size] for start in range(0, len(norm), size))
 
-    found = statistics.norm_order(blocks, quantiles)
+    found = statistics.norm_order(
+        lambda: ({"h": block} for block in blocks()), quantiles
+    )["h"]
     expected = np.quantile(np.abs(norm).astype(np.float64), quantiles)
     assert found == expected.tolist()
