@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from storage import checkpoints, durable
+from storage import checkpoints, durable, mixing, provenance
 from storage.order import TrainingOrder
 from storage.store import Store
 from tasks import environment, interruption, progress, stage, tracking
@@ -21,10 +22,13 @@ from trilemma.config.sources import HubCorpus, HubLM
 from trilemma.sae import SAE
 
 CURVE = "curve.json"
+MIXING = "mixing.json"
 SAE_FOLDER = "sae"
 _CHECKPOINTS = "checkpoints"
 _PARAMETER_BYTES = 4
 _STATE_COPIES = 12  # weights and two moments, in each of two checkpoints and one aside
+_MIXING_BATCHES = 16
+_MIXING_ROWS = 1 << 24  # their documents take a few seconds to count
 
 
 class _Trainee(NamedTuple):
@@ -78,6 +82,16 @@ def _train_hook(
             f"only {order.rows_per_epoch:,} training rows; lower it, or harvest more"
         )
     num_steps = order.steps_per_epoch * shared.epochs
+    mixed = mixing.measure(
+        store, order, batches=_MIXING_BATCHES, most_rows=_MIXING_ROWS
+    )
+    get_run_logger().info(
+        "training: a batch of %s spans %s documents, %.2f of a perfect shuffle's %s",
+        hook,
+        f"{mixed.documents_per_batch:,.0f}",
+        mixed.ratio,
+        f"{mixed.perfect:,.0f}",
+    )
     device = environment.device(plan.run.compute)
     start = library.Start(
         d_in=store.d_in(hook),
@@ -107,7 +121,7 @@ def _train_hook(
             )
             trainees.append(_Trainee(step, member, tracker))
         first = min(trainee.member.step_index for trainee in trainees)
-        _steps(work, order, trainees, range(first, num_steps), asked)
+        waited = _steps(work, order, trainees, range(first, num_steps), asked)
     for trainee in trainees:
         if trainee.step.title not in work.failed:
             target = work.folder(trainee.step)
@@ -115,22 +129,26 @@ def _train_hook(
             sae.metadata |= _origin(plan, store, hook)
             sae.save(target / SAE_FOLDER)
             durable.write_json(target / CURVE, trainee.member.curve)
+            durable.write_json(target / MIXING, mixed._asdict())
             work.commit(trainee.step)
     count = sum(trainee.step.key in work.committed for trainee in trainees)
     if count:
+        seconds = time.monotonic() - began
         get_run_logger().info(
-            "training: %d SAEs on %s, steps %d to %d, %s tokens read in %.1f s",
+            "training: %d SAEs on %s, steps %d to %d, %s tokens in %.1f s, waited "
+            "%.1f %% for data",
             count,
             hook,
             first,
             num_steps,
             f"{(num_steps - first) * shared.batch_tokens:,}",
-            time.monotonic() - began,
+            seconds,
+            100 * waited / seconds,
         )
 
 
 def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
-    """Return what SAELens's metadata says of the activations.
+    """Return what the SAE's metadata says of the activations, in SAELens's words.
 
     A source on this machine is named by its kind: its path is in no key.
     """
@@ -141,6 +159,9 @@ def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
         "context_size": store.ctx,
         "model_name": lm.id if isinstance(lm, HubLM) else lm and lm.kind,
         "dataset_path": dataset,
+        "trilemma_origin": provenance.origin(
+            store.provenance, hook, ctx=store.ctx, dtype=store.dtypes[hook]
+        ),
     }
 
 
@@ -150,16 +171,33 @@ def _steps(
     trainees: list[_Trainee],
     span: range,
     asked: Callable[[], bool],
-) -> None:
-    """Train every SAE on each batch; one that is ahead waits for the others."""
+) -> float:
+    """Train every SAE on each batch; return the seconds for which data was waited.
+
+    An SAE that is ahead waits for the others.
+    """
     shared = work.plan.run.training
+    compute = work.plan.run.compute
+    device = torch.device(environment.device(compute))
     active = list(trainees)
-    prefetch = work.plan.run.compute.prefetch
-    batches = order.batches(span.start, span.stop, prefetch=prefetch)
+    reader = order.batches(
+        span.start,
+        span.stop,
+        prefetch=compute.prefetch,
+        pin=device.type == "cuda",
+    )
     batch = shared.batch_tokens
     total, before = span.stop * batch, span.start * batch
-    with progress.shown("training", total, "tokens", before) as show:
-        for index, x in zip(span, batches, strict=True):
+    waited = 0.0
+    with (
+        contextlib.closing(reader) as batches,
+        progress.shown("training", total, "tokens", before) as show,
+    ):
+        for index in span:
+            asked_at = time.monotonic()
+            stored = next(batches)
+            waited += time.monotonic() - asked_at
+            x = stored.to(device, non_blocking=True).float()
             for trainee in [t for t in active if t.member.step_index == index]:
                 try:
                     row = trainee.member.step(x)
@@ -173,7 +211,7 @@ def _steps(
                         (index + 1) * batch, f"fvu {row['fvu']:.3f} l0 {row['l0']:.1f}"
                     )
             if not active:
-                return
+                break
             if asked():
                 _checkpoint(work, active)
                 raise interruption.Interrupted(f"asked to stop at step {index + 1}")
@@ -181,6 +219,7 @@ def _steps(
                 _checkpoint(
                     work, [t for t in active if t.member.step_index == index + 1]
                 )
+    return waited
 
 
 def _checkpoint(work: stage.Work, trainees: list[_Trainee]) -> None:
