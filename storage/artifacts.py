@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ MANIFEST = "MANIFEST.json"
 RUN = "RUN.json"
 FAILED = "FAILED.json"
 BEGUN = "BEGUN.json"
+COMMITS = ".commits"
 _CHECKPOINTS = "checkpoints"
 _SHOWN = 12
 
@@ -141,7 +142,7 @@ def parse_manifest(place: Place, text: bytes) -> Manifest:
     """Return the manifest that a text is.
 
     Raises:
-        ArtifactError: it is none.
+        ArtifactError: it is none, or of a version to come.
     """
     try:
         manifest = Manifest.model_validate_json(text)
@@ -149,6 +150,12 @@ def parse_manifest(place: Place, text: bytes) -> Manifest:
             raise ValueError("names a file elsewhere")
         return manifest
     except ValueError as error:
+        if isinstance(error, ValidationError) and _has_only_more(error):
+            more = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise ArtifactError(
+                f"{place.url}/{MANIFEST}: was written by a newer version (found "
+                f"{more!r}); use that version"
+            ) from error
         raise ArtifactError(
             f"{place.url}/{MANIFEST}: is not a manifest; delete {place.url} and run "
             "the stage again"
@@ -178,8 +185,8 @@ def commit(
 
     `known` are files that lie in the place already, hashed as they were written; only
     the others are read. Checkpoints are removed. Where the place is a bucket the
-    others are put there too, and the first manifest wins: whoever comes later finds
-    the same bytes in it, or an error.
+    others are put there too, where no file is replaced, and the first manifest wins:
+    whoever comes later finds the same bytes in it, or an error.
 
     Raises:
         ArtifactError: a known file is not there, or other bytes were committed first.
@@ -192,6 +199,8 @@ def commit(
         path = folder / name
         durable.sync(path)
         files[name] = File(bytes=path.stat().st_size, sha256=durable.sha256(path))
+    for below in _folders(folder, names):
+        durable.sync(below)
     manifest = Manifest(
         stage=stage,
         key=key,
@@ -203,8 +212,10 @@ def commit(
     )
     earlier = read_manifest(place)
     if earlier is None:
-        records = [RUN] if (folder / RUN).exists() else []
-        transfer.upload(folder, place, names + records)
+        if faults := transfer.upload(folder, place, names, files):
+            raise ArtifactError(faults[0])
+        if place.path(RUN) != folder / RUN and (folder / RUN).exists():
+            place.put(RUN, (folder / RUN).read_bytes())
         if not place.create(MANIFEST, manifest.text()):
             earlier = read_manifest(place)
     if earlier is not None and earlier.digest != manifest.digest:
@@ -231,6 +242,7 @@ def fetch(location: Location, manifest: Manifest) -> int:
     here, text = LocalPlace(location.folder), manifest.text()
     wanted = {k: v for k, v in manifest.files.items() if not _is_in_store(k)}
     with locks.holding([location.lock], on_wait=lambda path: None):
+        here.sweep("")
         if here.size(MANIFEST) is None or here.get(MANIFEST) != text:
             shutil.rmtree(location.folder, ignore_errors=True)
             here.put(MANIFEST, text)
@@ -246,7 +258,20 @@ def fetch(location: Location, manifest: Manifest) -> int:
 def own(place: Place) -> list[Entry]:
     """Return the artifact's own files, sorted; not its manifest and other records."""
     records = (MANIFEST, RUN, FAILED, BEGUN)
-    return [entry for entry in place.list("") if entry.name not in records]
+    return [
+        entry
+        for entry in place.list("")
+        if entry.name not in records and not is_commit_record(entry.name)
+    ]
+
+
+def is_commit_record(name: str) -> bool:
+    """Return whether a file tells of a part of a store in the making.
+
+    Such records may outlive the commit, if a kill comes before they are removed.
+    """
+    folder, _, rest = name.partition("/")
+    return bool(rest) and folder.endswith(COMMITS)
 
 
 def digest_of(files: Mapping[str, File]) -> str:
@@ -286,13 +311,19 @@ def swap(location: Location) -> None:
 
 
 def recover(location: Location) -> None:
-    """Finish a swap that a kill cut short, so that nothing committed is lost."""
-    if location.folder.exists() or not location.old.exists():
-        return
-    is_whole = read_manifest(LocalPlace(location.aside)) is not None
-    os.rename(location.aside if is_whole else location.old, location.folder)
-    durable.sync(location.folder.parent)
-    shutil.rmtree(location.old, ignore_errors=True)
+    """Finish a swap that a kill cut short, so that nothing committed is lost.
+
+    A repetition that was committed aside but whose swap had not begun is removed.
+    """
+    if (location.folder / MANIFEST).exists():
+        shutil.rmtree(location.old, ignore_errors=True)
+        if (location.aside / MANIFEST).exists():
+            shutil.rmtree(location.aside, ignore_errors=True)
+    elif location.old.exists() and not location.folder.exists():
+        is_whole = read_manifest(LocalPlace(location.aside)) is not None
+        os.rename(location.aside if is_whole else location.old, location.folder)
+        durable.sync(location.folder.parent)
+        shutil.rmtree(location.old, ignore_errors=True)
 
 
 def state_of(
@@ -327,6 +358,16 @@ def _check_known(place: Place, known: Mapping[str, File]) -> None:
                 f"{place.url}/{name}: {found}, although {file.bytes} bytes have been "
                 "written; run the stage again"
             )
+
+
+def _has_only_more(error: ValidationError) -> bool:
+    return all(found["type"] == "extra_forbidden" for found in error.errors())
+
+
+def _folders(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the folder, and those below it that lead to the files of these names."""
+    below = {above for name in names for above in Path(name).parents}
+    return [folder / path for path in sorted(below | {Path()})]
 
 
 def _is_below(name: str) -> bool:

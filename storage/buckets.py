@@ -24,6 +24,9 @@ from storage.objects import Entry, PlaceError
 SCHEMES = ("s3", "gs", "az", "memory")
 # Below this an object is sent in one request, for which its parts are joined.
 _ONE_REQUEST_BYTES = 8 << 20
+# No piece can be put on a condition, so below this an object to be created is sent in
+# one request too.
+_ONE_CREATE_BYTES = 64 << 20
 _AT_ONCE = 4
 _LIST_PAGE = 1000
 _REFUSED = (PermissionDeniedError, UnauthenticatedError)
@@ -66,7 +69,16 @@ class BucketPlace:
             one.result()
 
     def create(self, name: str, *parts: Buffer) -> bool:
-        """Put an object unless there is one; return whether there was none."""
+        """Put an object unless there is one; return whether there was none.
+
+        A large one goes up in pieces, if it was not there shortly before.
+        """
+        size = sum(memoryview(part).nbytes for part in parts)
+        if size > _ONE_CREATE_BYTES:
+            if self.size(name) is not None:
+                return False
+            self.put(name, *parts)
+            return True
         with self._explained(name, "write"):
             try:
                 self._store.put(self._at(name), b"".join(parts), mode="create")
@@ -183,6 +195,11 @@ def open_bucket(url: str) -> BucketPlace:
         PlaceError: the URL is of another kind, or the environment does not fit it.
     """
     scheme, _, rest = url.partition("://")
+    if "@" in rest or "?" in rest:
+        raise PlaceError(
+            f"{scheme}://...: found credentials in the URL; set them in environment "
+            "variables, and name only the bucket and a prefix"
+        )
     bucket, _, prefix = rest.strip("/").partition("/")
     if scheme not in SCHEMES:
         raise PlaceError(
@@ -199,11 +216,13 @@ def open_bucket(url: str) -> BucketPlace:
 def _connect(url: str) -> obstore.store.ObjectStore:
     try:
         return obstore.store.from_url(url)
-    except BaseError as error:
+    except (BaseError, ValueError) as error:
+        # Not as the cause: it may quote what a variable is set to.
         raise PlaceError(
             f"{url}: cannot be used as it is set in the environment "
-            f"({type(error).__name__}); check the region, endpoint and credentials"
-        ) from error
+            f"({type(error).__name__}); check its name, and the region, endpoint and "
+            "credentials"
+        ) from None
 
 
 @functools.cache

@@ -57,38 +57,25 @@ def append_line(path: Path, line: str) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, then move what was written to `path`, durably."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
-    try:
+    with _beside(path) as (aside, _):
         yield aside
         sync(aside)
         os.replace(aside, path)
         sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def temporary(path: Path, parts: Sequence[Buffer]) -> Iterator[Path]:
-    """Write a file beside `path`, wait for the disk, and give it to be moved there.
-
-    Its name is its own, however many write the same file. While it is written its
-    writer holds its lock, which dies with the process: see `remove_if_left`.
-    """
-    aside, descriptor = _create_locked(path)
-    try:
+    """Write a file beside `path`, wait for the disk, and give it to be moved there."""
+    with _beside(path) as (aside, descriptor):
         try:
-            try:
-                for part in parts:
-                    _write_all(descriptor, part)
-                os.fsync(descriptor)
-            except OSError as error:  # a full disk, which a descriptor cannot name
-                error.filename = str(path)
-                raise
-            yield aside
-        finally:
-            os.close(descriptor)
-    finally:
-        aside.unlink(missing_ok=True)
+            for part in parts:
+                _write_all(descriptor, part)
+            os.fsync(descriptor)
+        except OSError as error:  # a full disk, which a descriptor cannot name
+            error.filename = str(path)
+            raise
+        yield aside
 
 
 def is_temporary(name: str) -> bool:
@@ -97,7 +84,7 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_if_left(path: Path) -> None:
-    """Remove a file of `temporary` whose writer is dead."""
+    """Remove a file of `replacing` or `temporary` whose writer is dead."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -134,6 +121,23 @@ def sha256(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[tuple[Path, int]]:
+    """Give a new file beside `path`, open, and remove it if it has not been moved.
+
+    Its name is its own, however many write the same file. While it is written its
+    writer holds its lock, which dies with the process: see `remove_if_left`.
+    """
+    aside, descriptor = _create_locked(path)
+    try:
+        try:
+            yield aside, descriptor
+        finally:
+            os.close(descriptor)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _create_locked(path: Path) -> tuple[Path, int]:

@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from storage.places import Place, open_place
 
@@ -40,7 +39,8 @@ def find() -> Home:
     value = os.environ.get(VARIABLE) or _DEFAULT
     if "://" not in value:
         return Home(Path(value).absolute())
-    if "@" in urlsplit(value).netloc or "?" in value:
+    # Anywhere: a secret may have a "/", behind which no host is looked for.
+    if "@" in value or "?" in value:
         raise HomeError(
             f"{VARIABLE}: found credentials in the URL; set them in environment "
             "variables, and name only the bucket and a prefix"

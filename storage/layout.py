@@ -46,7 +46,18 @@ class Layout(NamedTuple):
         return max(1, self.chunk_bytes // row)
 
     def store_bytes(self, num_seqs: int) -> int:
-        """Return the bytes of a store of so many sequences, before compression."""
+        """Return the bytes of a store of so many sequences, before compression.
+
+        The last chunk of each array counts as a whole one, as it is stored.
+        """
+        chunks = Grid.of(self, num_seqs).num_chunks
+        return self._array_bytes(chunks * self.chunk_seqs())
+
+    def sequence_bytes(self) -> int:
+        """Return the bytes that one sequence adds to a store, before compression."""
+        return self._array_bytes(1)
+
+    def _array_bytes(self, num_seqs: int) -> int:
         grid = Grid.of(self, num_seqs)
         arrays = grid.arrays() + grid.last_arrays()
         return sum(math.prod(a.shape) * a.encoding.dtype.itemsize for a in arrays)

@@ -17,6 +17,9 @@ from storage.objects import Entry, Place, PlaceError
 
 __all__ = ["BucketPlace", "Entry", "LocalPlace", "Place", "PlaceError", "open_place"]
 
+# What file systems say that have no hard links.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP)
+
 
 class LocalPlace:
     """A folder. Objects appear by rename, and have reached the disk before that."""
@@ -57,6 +60,13 @@ class LocalPlace:
                 os.link(aside, path)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                # Who creates here holds the artifact's lock.
+                if path.exists():
+                    return False
+                os.replace(aside, path)
         durable.sync(path.parent)
         return True
 

@@ -1,13 +1,21 @@
 """What kind of activations a store holds, and whether two of a kind have met."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 _SAME = ("lm", "processing", "tokenizer", "toy", "hook", "ctx")
 _SIMILAR = ("lm_dtype", "dtype")
 # How many rows of a toy are drawn, and how many form a document.
 _AMOUNTS = ("num_tokens", "num_eval_tokens", "ctx")
 _SHOWN = 60
+
+
+class Difference(NamedTuple):
+    """Where two values of JSON differ first, and what each has there, in words."""
+
+    leaf: str
+    mine: str
+    theirs: str
 
 
 def origin(
@@ -41,24 +49,34 @@ def check_same(
     return [line for line in lines if line is not None]
 
 
+def first_difference(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> Difference | None:
+    """Return the first leaf in which two values of JSON differ; None if in none."""
+    here, there = dict(_leaves("", mine)), dict(_leaves("", theirs))
+    for leaf in sorted(here | there):
+        if here.get(leaf) != there.get(leaf):
+            return Difference(leaf, _shown(here.get(leaf)), _shown(there.get(leaf)))
+    return None
+
+
 def _line(
     where: str, mine: Mapping[str, Any], theirs: Mapping[str, Any], key: str
 ) -> str | None:
     """Return the first difference below a key, in words; None if there is none."""
-    here, there = (dict(_leaves(key, found.get(key))) for found in (mine, theirs))
-    for leaf in sorted(here | there):
-        if here.get(leaf) != there.get(leaf):
-            return (
-                f"{where}: activations of {leaf} {_shown(here.get(leaf))} meet those "
-                f"of {_shown(there.get(leaf))}"
-            )
-    return None
+    found = first_difference({key: mine.get(key)}, {key: theirs.get(key)})
+    if found is None:
+        return None
+    return (
+        f"{where}: activations of {found.leaf} {found.mine} meet those of "
+        f"{found.theirs}"
+    )
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(f"{key}.{name}", inner)
+            yield from _leaves(f"{key}.{name}" if key else name, inner)
     else:
         yield key, value
 

@@ -1,8 +1,6 @@
 """The activation store of one split: a Zarr v3 group of hooks, tokens and masks."""
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +11,7 @@ import torch
 import zarr
 from torch import Tensor
 
-from storage import artifacts, layout
-from storage.artifacts import File
+from storage import layout, store_metadata
 from storage.chunk_reader import ChunkReader, StoreError
 from storage.places import Place, open_place
 
@@ -75,25 +72,8 @@ class Store:
     @classmethod
     def within(cls, place: Place, name: str) -> "Store":
         """Return the store of a name in the place of its artifact; see `open`."""
-        url = f"{place.url}/{name}"
-        manifest = artifacts.read_manifest(place)
-        if manifest is None:
-            raise StoreError(
-                f"{url}: found no finished store; run the harvest stage, and name the "
-                "folder train.zarr or eval.zarr inside its artifact"
-            )
-        if f"{name}/{layout.METADATA}" not in manifest.files:
-            raise StoreError(
-                f"{url}: not in the manifest beside it; name train.zarr or eval.zarr"
-            )
-        artifacts.check_sizes(place, manifest)
-        found = {
-            file.removeprefix(f"{name}/"): _attributes(place, file, known)
-            for file, known in manifest.files.items()
-            if file.startswith(f"{name}/") and file.endswith(f"/{layout.METADATA}")
-        }
+        found = store_metadata.read(place, name)
         attributes = found[layout.METADATA]
-        _check_format(url, attributes)
         store = cls(place.child(name), attributes)
         for hook in store.hooks:
             hook_attributes = found[f"{hook}/{layout.METADATA}"]
@@ -174,6 +154,9 @@ class Store:
     def read(self, hook: str, start: int, stop: int) -> Tensor:
         """Return rows `[start, stop)` of a hook, `[rows, d_in]`; see `dtype`.
 
+        They are plain rows by their position, also those that do not count: which do,
+        `mask` says.
+
         Raises:
             StoreError: there are no such rows, or a chunk is missing or has changed.
         """
@@ -188,8 +171,9 @@ class Store:
     def open_chunk(self, hook: str, chunk: int, *, check: bool) -> npt.NDArray[Any]:
         """Return all rows of a chunk, `[rows, d_in]`, bfloat16 as uint16 of its bits.
 
-        Where the chunk is not compressed and lies on a local disk it is mapped, and
-        read as it is used; int8 comes as float32, in memory.
+        Also those that do not count: which do, `unmasked` says. Where the chunk is not
+        compressed and lies on a local disk it is mapped, and read as it is used; int8
+        comes as float32, in memory, which is four times its stored size.
 
         Args:
             hook: whose activations.
@@ -239,8 +223,9 @@ class Store:
     ) -> Iterator[StoreBatch]:
         """Yield whole sequences in stored order, at most `limit` of them.
 
-        Activations are float32. Batches do not cross chunks, so each chunk is read
-        once; hence some hold fewer than `batch_seqs` sequences.
+        All rows are there; the batch's mask says which count. Activations are float32.
+        Batches do not cross chunks, so each chunk is read once; hence some hold fewer
+        than `batch_seqs` sequences.
         """
         last = self.num_seqs if limit is None else min(limit, self.num_seqs)
         for chunk in range(-(-last // self.chunk_seqs)):
@@ -300,29 +285,3 @@ def as_tensor(values: npt.NDArray[Any], dtype: str) -> Tensor:
     """Return stored values as the tensor they stand for, sharing memory."""
     tensor = torch.from_numpy(values)
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-
-
-def _attributes(place: Place, name: str, known: File) -> dict[str, Any]:
-    """Return the attributes in a `zarr.json`, which must be as the manifest says."""
-    data = place.get(name)
-    if hashlib.sha256(data).hexdigest() != known.sha256:
-        raise StoreError(
-            f"{place.url}/{name}: its bytes have changed; delete {place.url} and run "
-            "the stage again"
-        )
-    attributes: dict[str, Any] = json.loads(data)["attributes"]
-    return attributes
-
-
-def _check_format(url: str, attributes: Mapping[str, Any]) -> None:
-    if attributes.get("format") != layout.FORMAT:
-        raise StoreError(f"{url}: is a Zarr group, but not an activation store")
-    version = attributes.get("version")
-    if version == layout.FORMAT_VERSION:
-        return
-    newer = isinstance(version, int) and version > layout.FORMAT_VERSION
-    raise StoreError(
-        f"{url}: found format version {version!r}; this version reads "
-        f"{layout.FORMAT_VERSION}; "
-        + ("update Trilemma" if newer else "run the harvest stage again")
-    )

@@ -2,28 +2,28 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Buffer
 
-from storage import durable, layout
-from storage.artifacts import ArtifactError, File
+from storage import durable, layout, provenance, transfer
+from storage.artifacts import MANIFEST, ArtifactError, File
 from storage.chunk_reader import ChunkReader
+from storage.commits import Commits, Record, forget_commits
 from storage.encoding import encode_chunk, encode_shard
 from storage.layout import METADATA, Grid, Layout, StoredArray
 from storage.places import Place
 
 __all__ = ["ChunkData", "HookChunk", "Layout", "StoreWriter", "forget_commits"]
 
-_COMMITS = ".commits"
-_READERS = 8
-# How many small files are read, or go to the disk, together.
+# How many small files go to the disk together.
 _BATCH = 64
+
+_log = logging.getLogger(__name__)
 
 
 class HookChunk(NamedTuple):
@@ -49,30 +49,12 @@ class ChunkData(NamedTuple):
     """Any JSON; `StoreWriter.read_statistics` gives it back."""
 
 
-class _Record(BaseModel):
-    """The commit record of a part."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    part: int
-    chunks: tuple[int, int]
-    rows: int
-    files: dict[str, File]
-    statistics: list[Any]
-
-
-def forget_commits(place: Place) -> None:
-    """Remove the commit records of all splits, once every split is finished."""
-    names = [entry.name for entry in place.list("")]
-    place.delete(*(n for n in names if n.split("/")[0].endswith(_COMMITS)))
-
-
 class StoreWriter:
     """A store in the making: `write_part` for each missing part, then `finish`.
 
     Several writers, in threads, processes or on other machines, may write parts of
-    one store; a part that two of them write ends in the same bytes. When all splits are
-    finished, `forget_commits` comes before the artifact's commit.
+    one store; a part that two of them write ends in the same bytes. `forget_commits`
+    comes after the artifact's commit: a kill before that loses nothing.
     """
 
     def __init__(
@@ -80,20 +62,25 @@ class StoreWriter:
     ) -> None:
         """Open `<split>.zarr`, keeping what was committed if its layout is the same.
 
-        When a layout may have changed, one writer has to open before all others.
+        Work of another layout is dropped from a folder, where one writer has to open
+        before all others. In a bucket, where others may be at it, it is refused.
 
         Args:
             place: the harvest stage's artifact; commit records lie there too.
             split: train or eval.
             layout: dtype, chunks and provenance.
             num_seqs: sequences of the split.
+
+        Raises:
+            ArtifactError: the artifact is committed, or a bucket has unfinished work
+                of another layout.
         """
         assert num_seqs > 0
         self.layout = layout
         self._place = place
         self._root = f"{split}.zarr"
-        self._commits = f"{split}{_COMMITS}"
         self._grid = Grid.of(layout, num_seqs)
+        self._commits = Commits(place, split, self._grid)
         self._reader = ChunkReader(place.child(self._root), self._grid)
         self._open()
 
@@ -129,14 +116,13 @@ class StoreWriter:
 
         A part is there if its record is, and its files with the sizes recorded.
         """
-        done = {record.part for record in self._records()}
+        done = {record.part for record in self._commits.read()}
         return [part for part in range(self.num_parts) if part not in done]
 
     def num_committed_rows(self) -> int:
         """Return how many rows have a commit record, without looking at their files."""
         rows = 0
-        for entry in self._place.list(self._commits):
-            part = int(entry.name.rpartition("/")[2].removesuffix(".json"))
+        for part in self._commits.names():
             sequences = self.part_sequences(part)
             rows += (sequences.stop - sequences.start) * self.layout.ctx
         return rows
@@ -145,6 +131,9 @@ class StoreWriter:
         """Write the files of a part, wait until they are safe, then commit it.
 
         May be called by several threads, for different parts. Arrays are not copied.
+
+        Raises:
+            ArtifactError: a bucket has the part already, with other bytes.
         """
         assert len(chunks) == len(self.chunks_of(part))
         arrays = [_arrays_of(chunk) for chunk in chunks]
@@ -154,7 +143,7 @@ class StoreWriter:
             )
             for array in self._grid.arrays()
         }
-        record = _Record(
+        record = Record(
             part=part,
             chunks=(self.chunks_of(part).start, self.chunks_of(part).stop),
             rows=sum(chunk.tokens.size for chunk in chunks),
@@ -162,11 +151,11 @@ class StoreWriter:
             statistics=[chunk.statistics for chunk in chunks],
         )
         text = durable.canonical_json(record.model_dump())
-        self._place.put(self._record_name(part), text.encode())
+        self._put(self._commits.name(part), text.encode())
 
     def read_statistics(self) -> Iterator[Any]:
         """Yield the statistics of every committed chunk, in the order of chunks."""
-        for record in self._records():
+        for record in self._commits.read():
             yield from record.statistics
 
     def read_values(self, hook: str, chunk: int) -> npt.NDArray[Any]:
@@ -203,14 +192,16 @@ class StoreWriter:
             statistics: for each hook, scalars that go into its attributes.
 
         Raises:
-            ArtifactError: a part is missing.
+            ArtifactError: a part is missing, another run has committed the artifact,
+                or a bucket has a file already, with other bytes.
         """
         files: dict[str, File] = {}
         num_found = 0
-        for record in self._records():
+        for record in self._commits.read():
             files |= record.files
             num_found += 1
         if num_found < self.num_parts:
+            self._check_uncommitted()
             raise ArtifactError(
                 f"{self._place.url}/{self._root}: {self.num_parts - num_found} of "
                 f"{self.num_parts} parts are not there; run the stage again"
@@ -232,62 +223,50 @@ class StoreWriter:
         return files | self._put_all(objects)
 
     def _open(self) -> None:
-        self._place.sweep(self._root)
-        self._place.sweep(self._commits)
-        first = self._metadata({hook: {} for hook in self.layout.widths}, {})
-        try:
-            found = self._place.get(self._name(METADATA))
-        except FileNotFoundError:
-            found = None
-        # Compared as attributes: another version of Zarr may write other bytes.
-        if found is not None and _attributes(found) != _attributes(first[METADATA]):
-            self._clear()
-        missing = {
-            self._name(name): [data]
-            for name, data in first.items()
-            if self._place.size(self._name(name)) is None
-        }
-        self._place.put_all(missing)
+        """Write the group's `zarr.json`, which tells the layout; all others at the end.
 
-    def _clear(self) -> None:
+        There they have what is known only then, and are written once.
+        """
+        self._check_uncommitted()
+        self._place.sweep(self._root)
+        self._place.sweep(self._commits.folder)
+        name, first = self._name(METADATA), self._metadata({}, {})[METADATA]
+        try:
+            found = self._place.get(name)
+        except FileNotFoundError:
+            self._put(name, first)
+            return
+        # Compared as attributes: another version of Zarr may write other bytes.
+        change = provenance.first_difference(_attributes(first), _attributes(found))
+        if change is not None:
+            self._clear(change)
+            self._put(name, first)
+
+    def _check_uncommitted(self) -> None:
+        if self._place.size(MANIFEST) is not None:
+            raise ArtifactError(
+                f"{self._place.url}: another run has committed this artifact; run again"
+            )
+
+    def _clear(self, change: provenance.Difference) -> None:
         """Remove the split; last what tells its layout, so that a kill is no harm."""
-        for folder in (self._commits, self._root):
+        where = f"{self._place.url}/{self._root}"
+        begun = f"was begun with {change.leaf} {change.theirs}, found {change.mine} now"
+        if self._place.path(METADATA) is None:
+            raise ArtifactError(
+                f"{where}: {begun}; delete {self._place.url}, or go on with the same "
+                "libraries and settings"
+            )
+        _log.warning(
+            "%s: %s; its %d committed parts are removed and made again",
+            where,
+            begun,
+            len(self._place.list(self._commits.folder)),
+        )
+        for folder in (self._commits.folder, self._root):
             names = [entry.name for entry in self._place.list(folder)]
             self._place.delete(*(n for n in names if n != self._name(METADATA)))
         self._place.delete(self._name(METADATA))
-
-    def _records(self) -> Iterator[_Record]:
-        """Yield the records of parts that are whole, in order."""
-        sizes = {entry.name: entry.bytes for entry in self._place.list(self._root)}
-        names = [entry.name for entry in self._place.list(self._commits)]
-        with ThreadPoolExecutor(_READERS) as pool:
-            for first in range(0, len(names), _BATCH):
-                texts = pool.map(self._place.get, names[first : first + _BATCH])
-                for name, text in zip(names[first:], texts, strict=False):
-                    record = self._record(name, text, sizes)
-                    if record is not None:
-                        yield record
-
-    def _record(
-        self, name: str, text: bytes, sizes: Mapping[str, int]
-    ) -> _Record | None:
-        """Return a record, or None if it does not fit the files that are there."""
-        try:
-            record = _Record.model_validate_json(text)
-        except ValidationError:
-            return None
-        part = record.part
-        if not 0 <= part < self.num_parts or name != self._record_name(part):
-            return None
-        expected = {self._name(array.file(part)) for array in self._grid.arrays()}
-        is_whole = (
-            set(record.files) == expected
-            and len(record.statistics) == len(self.chunks_of(part))
-            and all(
-                sizes.get(name) == file.bytes for name, file in record.files.items()
-            )
-        )
-        return record if is_whole else None
 
     def _put_masks(
         self, masks: Callable[[int], npt.NDArray[np.uint8]]
@@ -311,8 +290,13 @@ class StoreWriter:
 
     def _put_all(self, objects: Mapping[str, Sequence[Buffer]]) -> dict[str, File]:
         files = {name: _file(parts) for name, parts in objects.items()}
-        self._place.put_all(objects)
+        if faults := transfer.add_all(self._place, objects, files):
+            raise ArtifactError(faults[0])
         return files
+
+    def _put(self, name: str, data: bytes) -> None:
+        if fault := transfer.add(self._place, name, [data], _file([data])):
+            raise ArtifactError(fault)
 
     def _metadata(
         self, hooks: Mapping[str, Mapping[str, Any]], vectors: Mapping[str, int]
@@ -322,9 +306,6 @@ class StoreWriter:
 
     def _name(self, file: str) -> str:
         return f"{self._root}/{file}"
-
-    def _record_name(self, part: int) -> str:
-        return f"{self._commits}/{part:08d}.json"
 
 
 def _arrays_of(chunk: ChunkData) -> dict[str, npt.NDArray[Any]]:
@@ -358,9 +339,9 @@ def _file(parts: Sequence[Buffer]) -> File:
     return File(bytes=size, sha256=digest.hexdigest())
 
 
-def _attributes(data: bytes) -> Any:
-    """Return the attributes in a `zarr.json`, None if it is not one."""
+def _attributes(data: bytes) -> dict[str, Any]:
+    """Return the attributes in a `zarr.json`, none if it is not one."""
     try:
-        return json.loads(data)["attributes"]
+        return dict(json.loads(data)["attributes"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return {}

@@ -51,6 +51,8 @@ class TokenLog:
         for name, length in record["bytes"].items():
             self._files[name] = (folder / name).open("ab")
             self._files[name].truncate(length)
+            # Else the first `tell` would still give the end that was cut off.
+            self._files[name].seek(length)
 
     def __enter__(self) -> "TokenLog":
         return self

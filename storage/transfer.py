@@ -11,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from typing_extensions import Buffer
+
 from storage import durable
 from storage.places import Place
 
 _BLOCK_BYTES = 8 << 20
 _AT_ONCE = 8
+_SHOWN = 12
 
 
 class Known(Protocol):
@@ -30,17 +33,60 @@ class Known(Protocol):
         """Return the hash, in hexadecimal."""
 
 
-def upload(folder: Path, place: Place, names: Sequence[str]) -> None:
-    """Put files of a folder in a place under the same names; not those that are it."""
-    away = [name for name in names if place.path(name) != folder / name]
+def add(place: Place, name: str, parts: Iterable[Buffer], file: Known) -> str | None:
+    """Put an object; return one line if a bucket has it already, with other bytes.
 
-    def send(name: str) -> None:
-        with _mapped(folder / name) as data:
-            place.put(name, *_slices(data))
+    A bucket has no lock, so there nothing is replaced. A folder is locked.
+    """
+    if place.path(name) is not None:
+        place.put(name, *parts)
+        return None
+    if place.create(name, *parts):
+        return None
+    digest = hashlib.sha256()
+    for block in _blocks(place, name, place.size(name) or 0):
+        digest.update(block)
+    if digest.hexdigest() == file.sha256:
+        return None
+    return (
+        f"{place.url}/{name}: another run has written other bytes here, of SHA-256 "
+        f"{digest.hexdigest()[:_SHOWN]} instead of {file.sha256[:_SHOWN]}; delete "
+        f"{place.url} or use the same libraries, and run again"
+    )
+
+
+def add_all(
+    place: Place,
+    objects: Mapping[str, Sequence[Buffer]],
+    files: Mapping[str, Known],
+) -> list[str]:
+    """Put several objects; return one line for each as `add` does."""
+    if all(place.path(name) is not None for name in objects):
+        place.put_all(objects)
+        return []
+
+    def send(name: str) -> str | None:
+        return add(place, name, objects[name], files[name])
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(send, away):
-            pass  # raises what went wrong
+        return [fault for fault in pool.map(send, objects) if fault is not None]
+
+
+def upload(
+    folder: Path, place: Place, names: Sequence[str], files: Mapping[str, Known]
+) -> list[str]:
+    """Put files of a folder in a place under the same names; not those that are it.
+
+    Return one line for each as `add` does.
+    """
+    away = [name for name in names if place.path(name) != folder / name]
+
+    def send(name: str) -> str | None:
+        with _mapped(folder / name) as data:
+            return add(place, name, _slices(data), files[name])
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [fault for fault in pool.map(send, away) if fault is not None]
 
 
 def download(place: Place, folder: Path, files: Mapping[str, Known]) -> list[str]:
@@ -85,6 +131,9 @@ def check(
                     advance(len(block))
             except _FaultError as fault:
                 found.append(str(fault))
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                found.append(f"{place.url}/{name}: cannot be read ({why})")
         return found
 
     with ThreadPoolExecutor(threads) as pool:
@@ -108,12 +157,16 @@ def _checked(place: Place, name: str, file: Known) -> Iterator[bytes]:
     if size != file.bytes:
         raise _FaultError(f"{where}: {size} bytes instead of {file.bytes}")
     digest = hashlib.sha256()
-    for start in range(0, size, _BLOCK_BYTES):
-        block = place.get_range(name, start, _BLOCK_BYTES)
+    for block in _blocks(place, name, size):
         digest.update(block)
         yield block
     if digest.hexdigest() != file.sha256:
         raise _FaultError(f"{where}: its bytes have changed")
+
+
+def _blocks(place: Place, name: str, size: int) -> Iterator[bytes]:
+    for start in range(0, size, _BLOCK_BYTES):
+        yield place.get_range(name, start, _BLOCK_BYTES)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from storage import artifacts, transfer
-from storage.artifacts import Location, Manifest, Parent
+from storage.artifacts import File, Location, Manifest, Parent
+from storage.places import LocalPlace, Place
 
 _SHOWN = 12
 
@@ -16,11 +17,14 @@ class Opened(NamedTuple):
     manifest: Manifest
     faults: tuple[str, ...]
     """What is wrong with the manifest, one line each."""
+    copies: dict[str, File]
+    """Files of a bucket's artifact that this machine has brought here."""
 
     @property
     def bytes(self) -> int:
-        """Return how many bytes the files of the artifact have."""
-        return sum(file.bytes for file in self.manifest.files.values())
+        """Return how many bytes the files of the artifact and their copies have."""
+        files = (*self.manifest.files.values(), *self.copies.values())
+        return sum(file.bytes for file in files)
 
 
 def open_manifest(
@@ -63,7 +67,7 @@ def open_manifest(
                 f"{where}: is stale or altered: {label} has digest "
                 f"{now.digest[:_SHOWN]}, and had {parent.digest[:_SHOWN]}"
             )
-    return Opened(location, manifest, tuple(faults))
+    return Opened(location, manifest, tuple(faults), _copies(location, manifest))
 
 
 def check(
@@ -71,13 +75,37 @@ def check(
 ) -> tuple[str, ...]:
     """Return one line for each fault of an artifact, reading all its files.
 
-    Several files are read at once, each in blocks; `advance` is told from several
-    threads of bytes as they are read.
+    Copies of a bucket's files are read too, since stages read those. Several files are
+    read at once, each in blocks; `advance` is told from several threads of bytes as
+    they are read.
     """
     place, files = opened.location.place, opened.manifest.files
-    extra = [e.name for e in artifacts.own(place) if e.name not in files]
+    here = LocalPlace(opened.location.folder)
     return (
         *opened.faults,
         *transfer.check(place, files, threads=threads, advance=advance),
-        *(f"{place.url}/{name}: is not in the manifest" for name in extra),
+        *transfer.check(here, opened.copies, threads=threads, advance=advance),
+        *_further(place, files),
     )
+
+
+def _further(place: Place, files: Mapping[str, File]) -> list[str]:
+    try:
+        names = [entry.name for entry in artifacts.own(place)]
+    except OSError as error:
+        return [f"{place.url}: cannot be listed ({error.strerror or error})"]
+    return [f"{place.url}/{n}: is not in the manifest" for n in names if n not in files]
+
+
+def _copies(location: Location, manifest: Manifest) -> dict[str, File]:
+    """Return the files that `artifacts.fetch` would take as they are."""
+    here = LocalPlace(location.folder)
+    is_fetched = (
+        location.home.bucket is not None
+        and here.size(artifacts.MANIFEST) is not None
+        and here.get(artifacts.MANIFEST) == manifest.text()
+    )
+    if not is_fetched:
+        return {}
+    sizes = {entry.name: entry.bytes for entry in here.list("")}
+    return {k: v for k, v in manifest.files.items() if sizes.get(k) == v.bytes}

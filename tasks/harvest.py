@@ -75,8 +75,8 @@ def _body(work: stage.Work) -> None:
     if plan.run.toy is not None:
         with durable.replacing(target / _FEATURES) as aside, aside.open("wb") as file:
             np.save(file, toy.features(plan.run.toy).numpy())
-    forget_commits(place)
     work.commit(step, known)
+    forget_commits(step.location.place)
 
 
 def _share(plan: Plan, place: Place, opened: Opened) -> Share:

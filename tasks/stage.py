@@ -29,6 +29,7 @@ from tasks.plan import VERSIONS, Plan, Step
 # What a full disk, a damaged file, a small machine or a mistake raises: one line tells
 # enough. Anything else is a bug of ours, whose traceback is wanted.
 EXPECTED = (ValueError, OSError, MemoryError, torch.OutOfMemoryError, SafetensorError)
+_SHOWN = 12
 
 
 class Outcome(NamedTuple):
@@ -89,10 +90,17 @@ class Work:
         written = {k: v.model_dump(mode="json") for k, v in parents.items()}
         began = _read_begun(folder)
         if began is None or began["parents"] != written:
+            if began is not None:
+                self._log.warning(
+                    "%s: was begun with another %s; unfinished work is removed",
+                    step.title,
+                    _changed(began["parents"], written),
+                )
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             began = {"parents": written, "environment": now.model_dump(mode="json")}
             durable.write_json(folder / artifacts.BEGUN, began)
+        LocalPlace(folder).sweep("")
         if self.plan.home.bucket is not None:
             _begin_there(step.location.place, written)
         before = artifacts.Environment.model_validate(began["environment"])
@@ -312,15 +320,35 @@ def _one_line(error: BaseException) -> str:
 
 
 def _begin_there(place: Place, parents: Mapping[str, Any]) -> None:
-    """Note in a bucket what work begins from, and drop what began from something else.
+    """Note in a bucket what work begins from, or find the same noted.
 
     Many machines may do this for the same work at once.
+
+    Raises:
+        artifacts.ArtifactError: it began from something else.
     """
     text = durable.pretty_json({"parents": parents}).encode()
-    if place.create(artifacts.BEGUN, text) or place.get(artifacts.BEGUN) == text:
+    if place.create(artifacts.BEGUN, text):
         return
-    place.delete(*(entry.name for entry in place.list("")))
-    place.put(artifacts.BEGUN, text)
+    found = place.get(artifacts.BEGUN)
+    if found == text:
+        return
+    if place.size(artifacts.MANIFEST) is not None:
+        raise artifacts.ArtifactError(
+            f"{place.url}: another run has committed this artifact; run again"
+        )
+    raise artifacts.ArtifactError(
+        f"{place.url}: was begun with another "
+        f"{_changed(json.loads(found)['parents'], parents)}; delete that prefix and "
+        "run again"
+    )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the first parent that differs, with both digests where it has them."""
+    label = min(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    digests = [found.get(label, {}).get("digest", "none") for found in (before, now)]
+    return f"{label}, digest {digests[0][:_SHOWN]}, now {digests[1][:_SHOWN]}"
 
 
 def _read_begun(folder: Path) -> dict[str, Any] | None:

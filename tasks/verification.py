@@ -49,12 +49,9 @@ def verify(plan: Plan, *, say: Callable[[str], None]) -> Verified:
     with progress.shown("verify", -(-size // _MIB), "MiB", say=say) as show:
         meter = _Meter(show)
         for title, found in opened.items():
-            try:
-                lines = verification.check(
-                    found, threads=os.cpu_count() or 1, advance=meter.add
-                )
-            except OSError as error:
-                lines = (_one_line(error),)
+            lines = verification.check(
+                found, threads=os.cpu_count() or 1, advance=meter.add
+            )
             if lines:
                 faults[title] = lines
     titles = [step.title for step in plan.steps if step.title in opened | faults]

@@ -1,4 +1,4 @@
-"""An S3 server of our own on loopback; properties without a deadline."""
+"""A cache and an S3 server of our own; properties without a deadline."""
 
 import logging
 import secrets
@@ -12,6 +12,14 @@ BUCKET = "bucket"
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep the digests of tests' files out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

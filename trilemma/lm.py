@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from trilemma import bridge as bridges
-from trilemma import hub
+from trilemma import file_digests, hub
 
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 _TOKENIZER_FILES = (
@@ -317,7 +316,8 @@ def folder_digest(folder: str | Path) -> dict[str, str]:
     """Return the SHA-256 of each file that makes the model what it is, by name."""
     folder = _checked_folder(folder)
     paths = sorted({path for glob in _FILES for path in folder.glob(glob)})
-    return {path.name: _sha256(path, *_signature(path)) for path in paths}
+    digests = zip(paths, file_digests.sha256(paths), strict=True)
+    return {path.name: sha256 for path, sha256 in digests}
 
 
 def tokenizer_digest(folder: str | Path) -> str:
@@ -325,21 +325,9 @@ def tokenizer_digest(folder: str | Path) -> str:
     folder = _checked_folder(folder)
     names = sorted({*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS})
     paths = [folder / name for name in names if (folder / name).is_file()]
-    lines = [f"{path.name} {_sha256(path, *_signature(path))}\n" for path in paths]
+    digests = zip(paths, file_digests.sha256(paths), strict=True)
+    lines = [f"{path.name} {sha256}\n" for path, sha256 in digests]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _signature(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is written: its size and time."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-@functools.cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Return a file's SHA-256, read once by a process as long as it stays the same."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

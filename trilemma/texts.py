@@ -3,13 +3,13 @@
 import glob
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from trilemma import embedded, hub
+from trilemma import embedded, file_digests, hub
 from trilemma.config.sources import EmbeddedCorpus, FileCorpus, HubCorpus
 
 _BUILDERS = {"text": "text", "jsonl": "json", "parquet": "parquet"}
@@ -71,12 +71,11 @@ def digest(config: TextCorpus) -> str:
     return files_digest(_files(config))
 
 
-def files_digest(files: Iterable[Path]) -> str:
+def files_digest(files: Sequence[Path]) -> str:
     """Return the SHA-256 over the contents of files, whatever their names."""
     digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for found in file_digests.sha256(files):
+        digest.update(bytes.fromhex(found))
     return digest.hexdigest()
 
 

@@ -101,17 +101,15 @@ def wait(process, deadline):
 def committed_files(home):
     """Return when each file of a committed chunk was written, by path."""
     found = {}
-    for log in home.glob("harvest/*/*.commits.jsonl"):
-        for line in log.read_text().split("\n")[:-1]:
-            for name in json.loads(line)["files"]:
-                path = log.parent / name
-                found[path] = path.stat().st_mtime_ns
+    for record in home.glob("harvest/*/*.commits/*.json"):
+        for name in json.loads(record.read_text())["files"]:
+            path = record.parents[1] / name
+            found[path] = path.stat().st_mtime_ns
     return found
 
 
 def committed_chunks(home):
-    logs = home.glob("harvest/*/*.commits.jsonl")
-    return sum(log.read_text().count("\n") for log in logs)
+    return len(list(home.glob("harvest/*/*.commits/*.json")))
 
 
 def all_chunks(home):

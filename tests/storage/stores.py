@@ -108,8 +108,8 @@ def commit(place, known):
         files=known,
         digest=artifacts.digest_of(known),
     )
-    forget_commits(place)
     assert place.create(artifacts.MANIFEST, manifest.model_dump_json().encode())
+    forget_commits(place)
 
 
 def make(place, layout, num_seqs=NUM_SEQS):
@@ -145,10 +145,17 @@ class Failing:
         self._left = puts
 
     def put(self, name, *parts):
+        self._count(name)
+        self._place.put(name, *parts)
+
+    def create(self, name, *parts):
+        self._count(name)
+        return self._place.create(name, *parts)
+
+    def _count(self, name):
         self._left -= 1
         if self._left < 0:
             raise BrokenError(name)
-        self._place.put(name, *parts)
 
     def put_all(self, objects):
         for name, parts in objects.items():

@@ -70,25 +70,6 @@ def made(where):
     return where
 
 
-def test_key_does_not_depend_on_the_order_of_settings():
-    first = artifacts.key_of("lm", 1, {"a": 1, "b": 2}, {"p": "x", "q": "y"})
-    second = artifacts.key_of("lm", 1, {"b": 2, "a": 1}, {"q": "y", "p": "x"})
-    assert first == second
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        ("corpus", 1, {"a": 1}, {}),
-        ("lm", 2, {"a": 1}, {}),
-        ("lm", 1, {"a": 2}, {}),
-        ("lm", 1, {"a": 1}, {"p": "x"}),
-    ],
-)
-def test_key_depends_on_everything_that_decides_the_bytes(change):
-    assert artifacts.key_of(*change) != artifacts.key_of("lm", 1, {"a": 1}, {})
-
-
 def test_manifest_lists_every_file_but_itself_and_the_run_record(where):
     durable.write_json(where.folder / artifacts.RUN, {})
     fill(where)
@@ -118,6 +99,44 @@ def test_checkpoints_are_no_part_of_what_is_committed(where):
     (where.folder / "checkpoints").mkdir()
     (where.folder / "checkpoints" / "1.bin").write_text("half")
     assert sorted(commit(where).manifest.files) == ["deep/x.txt", "y.txt"]
+
+
+def test_commit_records_are_no_part_of_what_is_committed(where):
+    fill(where)
+    name = "train.commits/00000000.json"
+    LocalPlace(where.folder).put(name, b"{}")
+    LocalPlace(where.folder).put("other.commits", b"file")
+    assert sorted(commit(where).manifest.files) == [
+        "deep/x.txt",
+        "other.commits",
+        "y.txt",
+    ]
+
+
+def test_bucket_keeps_a_file_that_another_run_has_put_there(in_bucket):
+    first, second = in_bucket("one"), in_bucket("two")
+    first.place.put("y.txt", b"TWO")
+    fill(second)
+    with pytest.raises(artifacts.ArtifactError) as caught:
+        commit(second)
+    there, here = (hashlib.sha256(x).hexdigest()[:12] for x in (b"TWO", b"two"))
+    assert str(caught.value) == (
+        f"{second.place.url}/y.txt: another run has written other bytes here, of "
+        f"SHA-256 {there} instead of {here}; delete {second.place.url} or use the same "
+        "libraries, and run again"
+    )
+    assert first.place.get("y.txt") == b"TWO"
+    assert artifacts.read_manifest(second.place) is None
+
+
+def test_upload_that_was_cut_short_is_taken_up_again(in_bucket):
+    where = in_bucket("one")
+    fill(where)
+    durable.write_json(where.folder / artifacts.RUN, {"seconds": 2})
+    where.place.put("y.txt", b"two")
+    where.place.put(artifacts.RUN, b"earlier")
+    assert commit(where).is_first
+    assert json.loads(where.place.get(artifacts.RUN)) == {"seconds": 2}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +202,8 @@ class Overtaken:
         return getattr(self._place, name)
 
     def create(self, name, *parts):
-        assert self._place.create(name, self._text)
+        if name == artifacts.MANIFEST:
+            assert self._place.create(name, self._text)
         return self._place.create(name, *parts)
 
 
@@ -289,6 +309,24 @@ def test_torn_manifest_is_an_error_that_says_what_to_do(made, text):
         artifacts.read_manifest(made.place)
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda m: m | {"license": "x"}, "license"),
+        (lambda m: m["files"]["y.txt"].update(crc=1) or m, "files.y.txt.crc"),
+    ],
+)
+def test_manifest_of_a_version_to_come_is_told_as_that(made, change, found):
+    manifest = json.loads(made.place.get(artifacts.MANIFEST))
+    made.place.put(artifacts.MANIFEST, json.dumps(change(manifest)).encode())
+    with pytest.raises(artifacts.ArtifactError) as caught:
+        artifacts.read_manifest(made.place)
+    assert str(caught.value) == (
+        f"{made.place.url}/MANIFEST.json: was written by a newer version (found "
+        f"{found!r}); use that version"
+    )
+
+
 @pytest.mark.parametrize("name", ["../y.txt", "/etc/x", "deep/../../y.txt", ""])
 def test_manifest_that_names_a_file_elsewhere_is_refused(made, name):
     manifest = artifacts.read_manifest(made.place)
@@ -350,13 +388,3 @@ def test_what_a_bucket_lost_is_not_done_though_it_is_here(in_bucket):
     commit(where)
     where.place.delete(*(entry.name for entry in where.place.list("")))
     assert state(where) == "partial"
-
-
-def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "x.json"
-    durable.write_text(path, "old")
-    with pytest.raises(RuntimeError), durable.replacing(path) as aside:
-        aside.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -45,7 +45,13 @@ def test_unknown_kind_of_url_is_refused_in_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://KEY:SECRET@bucket/x", "az://box/x?sig=SECRET", "s3://SECRET@b"]
+    "url",
+    [
+        "s3://KEY:SECRET@bucket/x",
+        "az://box/x?sig=SECRET",
+        "s3://SECRET@b",
+        "s3://KEY:sec/SECRET@bucket",
+    ],
 )
 def test_credentials_in_the_url_are_refused_and_not_repeated(monkeypatch, url):
     monkeypatch.setenv(home.VARIABLE, url)

@@ -21,7 +21,13 @@ HOLD = """
 import sys
 from pathlib import Path
 from storage import durable
-with durable.temporary(Path(sys.argv[1]), [b"half"]):
+path = Path(sys.argv[1])
+if sys.argv[2] == "replacing":
+    held = durable.replacing(path)
+else:
+    held = durable.temporary(path, [b"half"])
+with held as aside:
+    aside.write_bytes(b"half")
     print("writing", flush=True)
     sys.stdin.readline()
 """
@@ -79,6 +85,24 @@ def test_missing_object_is_named_in_full(place, name):
 def test_range_ends_where_the_object_does(place, start, length, found):
     place.put("a", b"0123456789")
     assert place.get_range("a", start, length) == found
+
+
+def test_large_object_is_created_once(place):
+    parts = [bytes(8 << 20)] * 9
+    assert place.create("a", *parts)
+    assert not place.create("a", *parts, b"more")
+    assert place.size("a") == 72 << 20
+
+
+def test_create_does_without_hard_links(tmp_path, monkeypatch):
+    def link(*paths):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    place = LocalPlace(tmp_path)
+    assert place.create("a", b"first")
+    assert not place.create("a", b"second")
+    assert (place.get("a"), os.listdir(tmp_path)) == (b"first", ["a"])
 
 
 def test_size_is_that_of_the_object(place):
@@ -169,10 +193,11 @@ def test_file_that_is_being_written_is_neither_listed_nor_swept(tmp_path):
         assert aside.exists()
 
 
-def test_file_of_a_writer_that_was_killed_is_swept(tmp_path):
+@pytest.mark.parametrize("way", ["replacing", "temporary"])
+def test_file_of_a_writer_that_was_killed_is_swept(tmp_path, way):
     (tmp_path / "a").mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "a" / "b")],
+        [sys.executable, "-c", HOLD, str(tmp_path / "a" / "b"), way],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -225,6 +250,32 @@ def test_other_schemes_are_refused():
 def test_url_without_a_bucket_is_refused():
     with pytest.raises(PlaceError, match="s3://: names no bucket; write s3://bucket/"):
         open_place("s3://")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://KEY:SECRET@b", "s3://KEY:SEC/RET@b", "ftp://me:SECRET@b", "az://b?SECRET"],
+)
+def test_credentials_in_a_url_are_refused_and_not_repeated(url):
+    with pytest.raises(PlaceError) as caught:
+        open_place(url)
+    assert str(caught.value) == (
+        f"{url.partition('://')[0]}://...: found credentials in the URL; set them in "
+        "environment variables, and name only the bucket and a prefix"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "error"), [("s3://a b/x", "ValueError"), ("az://b", "GenericError")]
+)
+def test_bucket_that_cannot_be_opened_is_one_line(url, error):
+    with pytest.raises(PlaceError) as caught:
+        open_place(url)
+    assert str(caught.value) == (
+        f"{url.removesuffix('/x')}: cannot be used as it is set in the environment "
+        f"({error}); check its name, and the region, endpoint and credentials"
+    )
+    assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("root", [".", "here", "here/"])

@@ -66,6 +66,39 @@ def test_a_log_opened_again_holds_what_was_recorded(found, data):
                     assert log.num_documents_in(split, count) == belong
 
 
+kills = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=3
+)
+
+
+@given(documents, kills)
+@settings(deadline=None)
+def test_killed_again_and_again_a_log_holds_what_it_would_without(found, kills):
+    with tempfile.TemporaryDirectory() as where:
+        folder, quiet = Path(where) / "log", Path(where) / "quiet"
+        with TokenLog(quiet, splits=SPLITS) as log:
+            append(log, found)
+            log.record(len(found))
+        kept = 0
+        for recorded, lost in kills:
+            with TokenLog(folder, splits=SPLITS) as log:
+                assert (log.state or 0) == kept
+                append(log, found[kept : kept + recorded], first=kept)
+                kept = min(kept + recorded, len(found))
+                log.record(kept)
+                append(log, found[kept : kept + lost], first=kept)
+        with TokenLog(folder, splits=SPLITS) as log:
+            assert log.state == kept
+            append(log, found[kept:], first=kept)
+            log.record(len(found))
+        # With the record, which counts bytes and documents.
+        assert contents(folder) == contents(quiet)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_a_log_without_a_record_begins_empty(tmp_path):
     with TokenLog(tmp_path / "log", splits=SPLITS) as log:
         append(log, [("train", 3)])

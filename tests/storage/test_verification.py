@@ -1,11 +1,12 @@
 """Verification: no changed byte, missing file or further file goes unseen."""
 
+import errno
 import random
 import uuid
 
 import pytest
 
-from storage import artifacts, verification
+from storage import artifacts, transfer, verification
 from storage.artifacts import Parent
 from storage.home import Home
 from storage.places import open_place
@@ -66,7 +67,11 @@ def change(where, name, old, new):
 def test_untouched_artifact_has_no_faults_and_every_byte_is_counted(where):
     counts = []
     assert not faults(where, advance=counts.append)
-    assert sum(counts) == sum(len(data) for data in FILES.values())
+    opened = verification.open_manifest(where, PARENTS)
+    # The machine that made a bucket's artifact has all its files too.
+    copies = 1 if where.home.bucket is None else 2
+    assert sum(counts) == copies * sum(len(data) for data in FILES.values())
+    assert sum(counts) == opened.bytes
 
 
 def test_every_one_of_200_changed_bytes_is_found(where):
@@ -115,6 +120,58 @@ def test_deleted_and_further_files_are_named(where):
     first, second = faults(where)
     assert first == f"{where.place.url}/model/weights.bin: missing"
     assert second == f"{where.place.url}/train.zarr/extra: is not in the manifest"
+
+
+class Worn:
+    """A place in which one file goes away, or cannot be read, once it is begun."""
+
+    def __init__(self, place, error):
+        self._place, self._error = place, error
+
+    def get_range(self, name, start, length):
+        if name == "model/weights.bin":
+            raise self._error
+        return self._place.get_range(name, start, length)
+
+    def __getattr__(self, name):
+        return getattr(self._place, name)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), "No such file"),
+    ],
+)
+def test_file_that_cannot_be_read_is_one_fault_beside_the_others(where, error, why):
+    change(where, "card.json", b"1", b"2")
+    files = artifacts.read_manifest(where.place).files
+    worn = Worn(where.place, error)
+    lines = transfer.check(worn, files, threads=2, advance=lambda count: None)
+    assert lines == [
+        f"{where.place.url}/card.json: its bytes have changed",
+        f"{where.place.url}/model/weights.bin: cannot be read ({why})",
+    ]
+
+
+@pytest.mark.parametrize("where", ["bucket"], indirect=True)
+def test_copy_of_a_buckets_file_that_has_changed_is_told(where):
+    path = where.folder / "card.json"
+    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    assert list(faults(where)) == [f"{path}: its bytes have changed"]
+
+
+@pytest.mark.parametrize("where", ["bucket"], indirect=True)
+def test_what_is_here_of_other_work_is_no_copy(where):
+    (where.folder / artifacts.MANIFEST).unlink()
+    (where.folder / "card.json").write_bytes(b'{"a": 2}\n')
+    assert not faults(where)
+
+
+def test_commit_records_that_a_kill_has_left_are_no_further_files(where):
+    where.place.put("train.commits/00000000.json", b"{}")
+    assert not faults(where)
 
 
 def test_run_record_is_no_further_file(where):

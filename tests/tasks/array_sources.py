@@ -106,9 +106,9 @@ def write(
     )
 
 
-def finish(place, layout, source, ratio=RATIO):
+def finish(place, layout, source, *, asked=lambda: False):
     writer = open_writer(place, layout, source)
-    return finishing.finish(writer, source, ratio, asked=lambda: False)
+    return finishing.finish(writer, source, RATIO, asked=asked)
 
 
 def harvest(place, layout, source, batch_seqs):

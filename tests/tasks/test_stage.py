@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import shutil
 import uuid
 
@@ -259,8 +260,64 @@ def test_unfinished_work_in_a_bucket_is_kept_for_the_same_parents_alone(machine)
     manifest = artifacts.read_manifest(place)
     changed = manifest.model_copy(update={"digest": "0" * 64})
     place.put(artifacts.MANIFEST, changed.text())
-    ended(machine("two"), raising(ValueError("stop")), "training")
-    assert chunks(other) == []
+    third = machine("three")
+    failed = ended(third, raising(ValueError("stop")), "training").failed
+    step = third.of("training")[0]
+    assert set(failed.values()) == {
+        f"{step.location.place.url}: was begun with another harvest, digest "
+        f"{manifest.digest[:12]}, now {'0' * 12}; delete that prefix and run again"
+    }
+    assert chunks(other) == ["train.zarr/c/0"]
+
+
+def test_work_that_another_run_has_committed_from_other_parents_is_kept(machine):
+    ended(machine("one"), committing)
+    plan = machine("two")
+    ended(plan, raising(ValueError("stop")), "training")
+    step = plan.of("training")[0]
+
+    place = step.location.place
+    place.put(artifacts.BEGUN, b'{"parents": {}}')
+    work = stage.Work(plan, [step], set())
+    place.put(artifacts.MANIFEST, b"{}")
+    with pytest.raises(artifacts.ArtifactError) as caught:
+        work.begin(step)
+    assert str(caught.value) == (
+        f"{place.url}: another run has committed this artifact; run again"
+    )
+    assert place.get(artifacts.BEGUN) == b'{"parents": {}}'
+
+
+def test_unfinished_work_from_other_parents_goes_and_that_is_told(
+    plan, outcome, caplog, monkeypatch
+):
+    outcome(committing)
+    ended(plan, raising(ValueError("stop")), "training")
+    (harvest,) = plan.of("harvest")
+    old = harvest.manifest()
+    changed = old.model_copy(update={"digest": "0" * 64})
+    (harvest.folder / artifacts.MANIFEST).write_bytes(changed.text())
+    step = plan.of("training")[0]
+    (step.folder / "half.bin").write_bytes(b"half")
+    monkeypatch.setattr(stage, "get_run_logger", lambda: logging.getLogger("run"))
+    stage.Work(plan, [step], set()).begin(step)
+    assert not (step.folder / "half.bin").exists()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{step.title}: was begun with another harvest, digest {old.digest[:12]}, now "
+        f"{'0' * 12}; unfinished work is removed"
+    ]
+
+
+def test_what_a_dead_writer_left_goes_when_the_stage_begins(plan, outcome):
+    (step,) = plan.of("harvest")
+    outcome(raising(ValueError("stop")))
+    left = step.folder / "deep" / ".table.parquet.0a1b2c3d.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    (step.folder / "whole.bin").write_bytes(b"whole")
+    outcome(raising(ValueError("stop")))
+    assert not left.exists()
+    assert (step.folder / "whole.bin").exists()
 
 
 def test_other_bytes_than_those_in_the_bucket_are_refused(machine):

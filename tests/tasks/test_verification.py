@@ -37,7 +37,9 @@ def verify(plan):
 
 def test_run_without_damage_is_counted(plan):
     made = [*plan.of("harvest"), *plan.of("training")]
-    size = sum(len(step.title) for step in made)
+    # The machine that made a bucket's artifacts has copies of them.
+    copies = 1 if plan.home.bucket is None else 2
+    size = copies * sum(len(step.title) for step in made)
     assert verify(plan) == verification.Verified(len(made), size, {})
 
 

@@ -120,7 +120,9 @@ class Training(Section):
         10_000_000, description="Silent for this many tokens, a latent counts as dead."
     )
     open_chunks: PositiveInt = Field(
-        8, description="Chunks that are shuffled together in memory."
+        8,
+        description="Chunks that are shuffled together in memory; there, those of "
+        "int8 take four times their stored size.",
     )
     log_every_steps: PositiveInt = Field(
         50, description="Steps between two rows of the training curve."
