@@ -73,7 +73,7 @@ def test_the_builder_is_sent_what_is_copied_and_nothing_else():
 def test_the_image_is_installed_as_the_checkout_is():
     makefile = (ROOT / "Makefile").read_text()
     (makes,) = re.findall(r"^INSTALL = (.*)$", makefile, re.MULTILINE)
-    (what,) = re.findall(r"^\t\$\(INSTALL\) (.*)$", makefile, re.MULTILINE)
+    what, *_ = re.findall(r"^\t\$\(INSTALL\) (.*)$", makefile, re.MULTILINE)
     expected = f"{makes} {what.replace('dev', 'app')}"
     expected = expected.replace("$(CURDIR)", "/app").replace("$(BIN)/", "")
     (run,) = (line for line in following("RUN") if "pip" in line)
