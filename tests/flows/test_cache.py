@@ -17,7 +17,7 @@ from trilemma import config, hub
 from trilemma.config import profile
 from trilemma.lm import quiet
 
-pytestmark = pytest.mark.usefixtures("prefect")
+pytestmark = [pytest.mark.usefixtures("prefect"), pytest.mark.slow]
 HOOKS = {"blocks.0.hook_resid_post": 12, "blocks.1.hook_mlp_out": 20}
 HOOK = "blocks.1.hook_mlp_out"
 CTX, NUM_ROWS, VOCAB = 16, 400, 64

@@ -18,7 +18,7 @@ from tasks import plan as planning
 from trilemma import config
 from trilemma.lm import LM, tokenizer_digest
 
-pytestmark = pytest.mark.usefixtures("prefect")
+pytestmark = [pytest.mark.usefixtures("prefect"), pytest.mark.slow]
 INNER = "blocks.1.mlp.hook_post"
 WIDTHS = {"blocks.0.hook_resid_post": 32, "blocks.1.hook_mlp_out": 32, INNER: 128}
 WORDS = (

@@ -25,7 +25,8 @@ def test_the_count_is_what_the_allocator_saw(trained, attention, dtype):
         processing="none",
         attention=attention,
     )
-    tokens = torch.zeros(8, 32, dtype=torch.int64)
+    # So many that what attention takes for each thread, inside itself, is little.
+    tokens = torch.zeros(64, 32, dtype=torch.int64)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         lm.activations(tokens, HOOKS)
     live = highest = 0
@@ -33,7 +34,7 @@ def test_the_count_is_what_the_allocator_saw(trained, attention, dtype):
         if event.name() == "[memory]":
             live += event.nbytes()
             highest = max(highest, live)
-    assert peak(lm, 8) == pytest.approx(highest, rel=0.2)
+    assert peak(lm, 64) == pytest.approx(highest, rel=0.2)
 
 
 def test_eight_sequences_need_what_one_and_two_foretell(tiny_lm):
