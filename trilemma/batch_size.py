@@ -11,12 +11,16 @@ from torch.utils._pytree import tree_leaves
 
 from trilemma.lm import LM
 
-_MOST_TOKENS = 1 << 16
+# More fill a GPU; on a CPU their values no longer fit its caches.
+_MOST_TOKENS_GPU = 1 << 16
+_MOST_TOKENS_CPU = 1 << 12
 _MIB = 1 << 20
 
 
 def find(lm: LM, hooks: Sequence[str], *, ctx: int, memory_bytes: int) -> int:
     """Return the largest power of two of sequences whose forward pass fits.
+
+    At most 65,536 tokens, or 4,096 on a CPU; one sequence in any case.
 
     It depends on nothing but the arguments, for the batch decides the last bits of
     what is harvested; so tensors are counted, and the machine is not asked.
@@ -34,8 +38,9 @@ def find(lm: LM, hooks: Sequence[str], *, ctx: int, memory_bytes: int) -> int:
             "more, or set a smaller corpus.ctx"
         )
     num_seqs = 1
+    most = _MOST_TOKENS_CPU if lm.device.type == "cpu" else _MOST_TOKENS_GPU
     while (
-        2 * num_seqs * ctx <= _MOST_TOKENS
+        2 * num_seqs * ctx <= most
         and one + (2 * num_seqs - 1) * each <= memory_bytes
     ):
         num_seqs *= 2

@@ -64,9 +64,9 @@ def test_the_batch_is_the_largest_power_of_two_that_fits(tiny_lm, num_seqs):
         assert found(needed - 1) == num_seqs // 2
 
 
-def test_a_batch_never_exceeds_65536_tokens(tiny_lm):
+def test_a_batch_on_a_cpu_never_exceeds_4096_tokens(tiny_lm):
     found = batch_size.find(tiny_lm, HOOKS, ctx=32, memory_bytes=1 << 60)
-    assert found == 65_536 // 32
+    assert found == 4096 // 32
 
 
 def test_a_sequence_that_does_not_fit_is_an_error(tiny_lm):

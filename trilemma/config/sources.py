@@ -169,7 +169,7 @@ class Harvest(Section):
     batch_seqs: PositiveInt | None = Field(
         None,
         description="Rows in one forward pass; absent: as many, a power of two, as "
-        "need at most batch_memory_mib.",
+        "need at most batch_memory_mib and hold 65,536 tokens (on a CPU 4,096).",
     )
     batch_memory_mib: PositiveInt = Field(
         512, description="Memory for the values inside one forward pass."
