@@ -40,8 +40,7 @@ def find(lm: LM, hooks: Sequence[str], *, ctx: int, memory_bytes: int) -> int:
     num_seqs = 1
     most = _MOST_TOKENS_CPU if lm.device.type == "cpu" else _MOST_TOKENS_GPU
     while (
-        2 * num_seqs * ctx <= most
-        and one + (2 * num_seqs - 1) * each <= memory_bytes
+        2 * num_seqs * ctx <= most and one + (2 * num_seqs - 1) * each <= memory_bytes
     ):
         num_seqs *= 2
     return num_seqs
