@@ -18,10 +18,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import machine
-from storage.places import LocalPlace
-from storage.store_writer import Layout, StoreWriter, forget_commits
-from tasks import finishing, harvesting
+from benchmarks import engine, machine
+from storage.store_writer import Layout
+from tasks import harvesting
 from trilemma import harvest as library
 from trilemma.config.sources import Dtype
 from trilemma.lm import LM, choose_attention, quiet
@@ -30,7 +29,6 @@ D_IN, NUM_LAYERS, LAYER, VOCAB = 512, 6, 3, 50_304
 CTX, BATCH_SEQS = 128, 32
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 CHUNK_BYTES = 16 << 20
-HIGH_NORM_RATIO = 10.0
 END = "<|endoftext|>"
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SAELENS = Path(__file__).with_name("saelens_harvest.py")
@@ -184,20 +182,7 @@ def harvest(
         shard_chunks=None,
         provenance={},
     )
-    place = LocalPlace(target)
-    writer = StoreWriter(place, "train", layout, num_seqs=len(tokens))
-    settings = harvesting.Settings(BATCH_SEQS, HIGH_NORM_RATIO)
-    harvesting.write_groups(
-        writer,
-        source,
-        settings,
-        harvesting.share(writer, settings, 0, 1),
-        split="train",
-        asked=lambda: False,
-        report=lambda progress: None,
-    )
-    finishing.finish(writer, source, HIGH_NORM_RATIO, asked=lambda: False)
-    forget_commits(place)
+    engine.harvest(target, source, layout, batch_seqs=BATCH_SEQS)
 
 
 def _saelens(python: Path, folder: Path, device: str) -> Callable[[int], float]:

@@ -14,10 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import machine
-from storage.places import LocalPlace
-from storage.store_writer import Layout, StoreWriter, forget_commits
-from tasks import finishing, harvesting
+from benchmarks import engine, machine
+from storage.store_writer import Layout
 from tasks.harvesting import Documents, Source, Tokens
 from trilemma import harvest as library
 from trilemma.lm import LM, quiet
@@ -28,7 +26,6 @@ NUM_SEQS, TIMES = 1024, 10
 # Of the short harvest: how far the queue fills up is chance, and rarer in it.
 ROUNDS = 3
 CHUNK_BYTES = 4 << 20
-HIGH_NORM_RATIO = 10.0
 END = "<|endoftext|>"
 _PRIME = 2_654_435_761  # 2^32 over the golden ratio, as in multiplicative hashing
 _MIB = 1 << 20
@@ -87,21 +84,8 @@ def _measure(name: str, num_seqs: int, model: Path, target: Path) -> None:
         processing="none",
         attention="eager",
     )
-    place = LocalPlace(target)
     source = _source(lm, case, num_seqs)
-    writer = StoreWriter(place, "train", _layout(case), num_seqs=num_seqs)
-    settings = harvesting.Settings(BATCH_SEQS, HIGH_NORM_RATIO)
-    harvesting.write_groups(
-        writer,
-        source,
-        settings,
-        harvesting.share(writer, settings, 0, 1),
-        split="train",
-        asked=lambda: False,
-        report=lambda progress: None,
-    )
-    finishing.finish(writer, source, HIGH_NORM_RATIO, asked=lambda: False)
-    forget_commits(place)
+    engine.harvest(target, source, _layout(case), batch_seqs=BATCH_SEQS)
     # What `getrusage` says would include the parent's peak.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     (peak,) = [x for x in status.splitlines() if x.startswith("VmHWM:")]

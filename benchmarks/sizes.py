@@ -19,10 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmarks import machine
-from storage.places import LocalPlace
-from storage.store_writer import Layout, StoreWriter, forget_commits
-from tasks import finishing, harvesting
+from benchmarks import engine, machine
+from storage.store_writer import Layout
+from tasks import harvesting
 from trilemma import embedded
 from trilemma import harvest as library
 from trilemma.config.sources import StoredDtype
@@ -32,7 +31,6 @@ HOOK = "blocks.3.hook_resid_post"
 CTX, BATCH_SEQS = 128, 32
 # Divides the sequences, since the last chunk of an array takes as much as the others.
 CHUNK_SEQS = 64
-HIGH_NORM_RATIO = 10.0
 DTYPES: tuple[StoredDtype, ...] = ("float32", "float16", "bfloat16", "int8")
 CODECS = ("none", "shuffle-zstd")
 
@@ -94,25 +92,10 @@ def _store(
     item_bytes = getattr(torch, dtype).itemsize
     chunk_bytes = CHUNK_SEQS * CTX * x.shape[1] * item_bytes
     layout = Layout(CTX, {HOOK: x.shape[1]}, dtype, chunk_bytes, codec, None, {})
-    settings = harvesting.Settings(1, HIGH_NORM_RATIO)
     with tempfile.TemporaryDirectory() as folder:
-        place = LocalPlace(Path(folder))
         began = time.perf_counter()
-        writer = StoreWriter(place, "train", layout, num_seqs=len(tokens))
-        harvesting.write_groups(
-            writer,
-            source,
-            settings,
-            harvesting.share(writer, settings, 0, 1),
-            split="train",
-            asked=lambda: False,
-            report=lambda progress: None,
-        )
-        finished = finishing.finish(
-            writer, source, HIGH_NORM_RATIO, asked=lambda: False
-        )
+        finished = engine.harvest(Path(folder), source, layout, batch_seqs=1)
         seconds = time.perf_counter() - began
-        forget_commits(place)
         stored = sum(
             file.bytes
             for name, file in finished.files.items()
