@@ -23,7 +23,7 @@ from storage.store_writer import Layout
 from tasks import harvesting
 from trilemma import harvest as library
 from trilemma.config.sources import Dtype
-from trilemma.lm import LM, choose_attention, quiet
+from trilemma.lm import LM, quiet
 
 D_IN, NUM_LAYERS, LAYER, VOCAB = 512, 6, 3, 50_304
 CTX, BATCH_SEQS = 128, 32
@@ -44,7 +44,7 @@ class Arguments(NamedTuple):
 
 
 def main() -> None:
-    """Time all contestants in random order, print a table and one line of ratios."""
+    """Time all contestants in random order; print a table and one line of ratios."""
     arguments = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="benchmark-harvest-"))
     try:
@@ -64,17 +64,19 @@ def main() -> None:
 
 
 def _ratios(speeds: Mapping[str, list[float]]) -> dict[str, float | None]:
-    middle = {name: statistics.median(found) for name, found in speeds.items()}
-    peer = middle.get("SAELens float32")
+    """Return the medians over rounds; what a ratio compares ran in the same round."""
 
-    def ratio(name: str, of: float | None) -> float | None:
-        return None if of is None else round(middle[name] / of, 4)
+    def ratio(name: str, of: str) -> float | None:
+        if of not in speeds:
+            return None
+        pairs = zip(speeds[name], speeds[of], strict=True)
+        return round(statistics.median(ours / theirs for ours, theirs in pairs), 4)
 
     return {
-        "forward_fraction_fp32": ratio("harvest float32", middle["bare float32"]),
-        "forward_fraction_bf16": ratio("harvest bfloat16", middle["bare bfloat16"]),
-        "vs_saelens_fp32": ratio("harvest float32", peer),
-        "bf16_vs_saelens_fp32": ratio("harvest bfloat16", peer),
+        "forward_fraction_fp32": ratio("harvest float32", "bare float32"),
+        "forward_fraction_bf16": ratio("harvest bfloat16", "bare bfloat16"),
+        "vs_saelens_fp32": ratio("harvest float32", "SAELens float32"),
+        "bf16_vs_saelens_fp32": ratio("harvest bfloat16", "SAELens float32"),
     }
 
 
@@ -89,7 +91,7 @@ def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
             dtype=getattr(torch, dtype),
             device=device,
             processing="none",
-            attention=choose_attention("auto", CTX),
+            attention="sdpa",
         )
         contestants[f"bare {dtype}"] = bare
         contestants[f"harvest {dtype}"] = _harvest(lm, dtype, folder)
@@ -107,12 +109,26 @@ def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
     order = random.Random(arguments.seed)
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
-        for name in order.sample(list(contestants), len(contestants)):
+        for name in _drawn(order, list(contestants)):
             seconds = contestants[name](sizes[name])
             tokens = sizes[name] * BATCH_SEQS * CTX
             speeds[name].append(tokens / seconds)
             print(f"{name}: {tokens:,} tokens in {seconds:.1f} s", flush=True)
     return speeds
+
+
+def _drawn(order: random.Random, names: list[str]) -> list[str]:
+    """Return the contestants in random order, those of one dtype side by side.
+
+    A machine that others share changes its speed from minute to minute.
+    """
+    dtypes = list(dict.fromkeys(name.split()[-1] for name in names))
+    return [
+        name
+        for dtype in order.sample(dtypes, len(dtypes))
+        for same in [[name for name in names if name.endswith(dtype)]]
+        for name in order.sample(same, len(same))
+    ]
 
 
 def _bare(folder: Path, dtype: Dtype, device: str) -> Callable[[int], float]:
@@ -235,7 +251,7 @@ def _make_model(folder: Path) -> None:
 def _arguments() -> Arguments:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="least of a run")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--peers-python", type=Path, default=Path(".venv-peers/bin/python")
     )

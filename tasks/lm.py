@@ -14,7 +14,7 @@ from tasks import environment, progress, stage
 from tasks.plan import Plan
 from trilemma import embedded
 from trilemma import lm as library
-from trilemma.config.sources import CachedCorpus, Dtype, EmbeddedLM, HubLM, LocalLM
+from trilemma.config.sources import Dtype, EmbeddedLM, HubLM, LocalLM
 
 CARD = "card.json"
 _MODEL = "model"
@@ -61,15 +61,8 @@ def load(plan: Plan, *, dtype: Dtype) -> library.LM:
         dtype=torch_dtype(dtype),
         device=environment.device(plan.run.compute),
         processing=config.processing,
-        attention=library.choose_attention(harvest.attention, _ctx(plan)),
+        attention=harvest.attention,
     )
-
-
-def _ctx(plan: Plan) -> int:
-    """Return the length of the rows that the LM reads; those of a cache are not."""
-    corpus = plan.run.corpus
-    assert corpus is not None
-    return 1 if isinstance(corpus, CachedCorpus) else corpus.ctx
 
 
 def _body(work: stage.Work) -> None:

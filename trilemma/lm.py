@@ -36,9 +36,6 @@ _BLOCK = re.compile(r"blocks\.\d+\.")
 
 Processing = Literal["none", "folded"]
 Attention = Literal["eager", "sdpa"]
-# On shorter rows the two were level, at 1,024 tokens sdpa was 1.7 times as fast
-# (benchmarks/RESULTS.md).
-_LONGEST_EAGER = 256
 Tokenizer = PreTrainedTokenizerBase
 
 
@@ -250,13 +247,6 @@ class LM:
 
 class _AllFoundError(Exception):
     """Ends a forward pass whose remaining layers nobody asked for."""
-
-
-def choose_attention(setting: Literal["auto", "eager", "sdpa"], ctx: int) -> Attention:
-    """Return how attention is computed for rows of `ctx` tokens."""
-    if setting == "auto":
-        return "eager" if ctx <= _LONGEST_EAGER else "sdpa"
-    return setting
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

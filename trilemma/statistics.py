@@ -14,6 +14,8 @@ from trilemma.sequences import MASK_HIGH_NORM
 
 # Float32 values in a block: 2 MiB, which stays in a core's cache.
 _BLOCK_VALUES = 1 << 19
+# Rows, spread over a chunk, whose mean the others are counted from.
+_SHIFT_ROWS = 64
 _HALF_BITS = 16
 _BINS = 1 << _HALF_BITS
 _ALL_MASKED = (
@@ -249,8 +251,14 @@ def _block_sums(
     x: Tensor, mask: UInt8[np.ndarray, " rows"], dtype: torch.dtype
 ) -> _BlockSums:
     d_in = x.shape[1]
-    masked = np.flatnonzero(mask)
+    kept, masked = np.flatnonzero(mask == 0), np.flatnonzero(mask)
+    if len(kept) == 0:
+        return _BlockSums([], torch.zeros(0, 3, d_in, dtype=torch.float64), 0.0)
     where = torch.from_numpy(masked).to(x.device)
+    shift = _shift(x, kept).to(dtype)
+    # Used again for each block: fresh memory would cost as much as the sums.
+    longest = max(span.stop - span.start for span in spans(x))
+    scratch = torch.empty(longest, d_in, dtype=dtype, device=x.device)
     counts: list[int] = []
     sums: list[Tensor] = []
     extremes: list[Tensor] = []
@@ -260,21 +268,27 @@ def _block_sums(
         if count == 0:
             continue
         hidden = where[first:last] - span.start
-        block = x[span].to(dtype, copy=True).index_fill_(0, hidden, 0)
-        extremes.extend(torch.aminmax(block))
-        # Rows less their mean, so that a mean far above the deviation loses no digits.
-        shift = block.sum(0).div_(count)
+        block = scratch[: span.stop - span.start].copy_(x[span])
+        extremes.extend(torch.aminmax(block.index_fill_(0, hidden, 0)))
         block.sub_(shift).index_fill_(0, hidden, 0)
         total = block.sum(0)
-        sums.append(torch.stack([shift, total, block.square_().sum(0)]))
+        sums.append(torch.stack([shift, total, block.mul_(block).sum(0)]))
         counts.append(count)
-    if not counts:
-        return _BlockSums([], torch.zeros(0, 3, d_in, dtype=torch.float64), 0.0)
     extreme = torch.stack(extremes).abs().max()
     everything = torch.cat([torch.stack(sums).flatten(), extreme[None]]).cpu().double()
     return _BlockSums(
         counts, everything[:-1].view(len(counts), 3, d_in), float(everything[-1])
     )
+
+
+def _shift(x: Tensor, kept: np.ndarray) -> Tensor:
+    """Return roughly the mean row, in float64.
+
+    Sums of rows less it lose no digits where the mean is far above the deviation;
+    being near is enough.
+    """
+    some = kept[:: max(len(kept) // _SHIFT_ROWS, 1)]
+    return x[torch.from_numpy(some).to(x.device)].double().mean(0)
 
 
 def _bits(block: Float32[np.ndarray, " rows"]) -> np.ndarray:

@@ -161,10 +161,10 @@ class Harvest(Section):
         description="TransformerLens hook names, such as blocks.2.hook_resid_post.",
     )
     lm_dtype: Dtype = Field("float32", description="Dtype of the LM's weights.")
-    attention: Literal["auto", "eager", "sdpa"] = Field(
-        "auto",
+    attention: Literal["sdpa", "eager"] = Field(
+        "sdpa",
         description="eager: to the bit what TransformerLens computes; sdpa: the same "
-        "but for rounding, much faster on long rows; auto: sdpa above 256 tokens.",
+        "but for rounding, and faster.",
     )
     batch_seqs: PositiveInt | None = Field(
         None,
