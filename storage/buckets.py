@@ -24,9 +24,9 @@ from storage.objects import Entry, PlaceError
 SCHEMES = ("s3", "gs", "az", "memory")
 # Below this an object is sent in one request, for which its parts are joined.
 _ONE_REQUEST_BYTES = 8 << 20
-# No piece can be put on a condition, so below this an object to be created is sent in
-# one request too.
-_ONE_CREATE_BYTES = 64 << 20
+# No piece can be put on a condition, so what is created goes up in one request, and
+# every kind of bucket takes one of this size (Azure 4.9 GiB, S3 5 GiB, GCS more).
+_LARGEST_CREATE_BYTES = 4 << 30
 _AT_ONCE = 4
 _LIST_PAGE = 1000
 _REFUSED = (PermissionDeniedError, UnauthenticatedError)
@@ -71,17 +71,21 @@ class BucketPlace:
     def create(self, name: str, *parts: Buffer) -> bool:
         """Put an object unless there is one; return whether there was none.
 
-        A large one goes up in pieces, if it was not there shortly before.
+        Raises:
+            PlaceError: it is too large for one request.
         """
         size = sum(memoryview(part).nbytes for part in parts)
-        if size > _ONE_CREATE_BYTES:
-            if self.size(name) is not None:
-                return False
-            self.put(name, *parts)
-            return True
+        if size > _LARGEST_CREATE_BYTES:
+            raise PlaceError(
+                f"{self._url}/{name}: has {size:,} bytes, and a bucket takes at most "
+                f"{_LARGEST_CREATE_BYTES:,} at once; lower store.shard_chunks or "
+                "store.chunk_mib"
+            )
         with self._explained(name, "write"):
             try:
-                self._store.put(self._at(name), b"".join(parts), mode="create")
+                self._store.put(
+                    self._at(name), list(parts), mode="create", use_multipart=False
+                )
             except AlreadyExistsError:
                 return False
         return True

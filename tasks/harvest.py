@@ -109,7 +109,8 @@ def _tell_sizes(work: stage.Work, share: Share) -> None:
     written = share.layout.sequence_bytes() * sum(
         share.writer(split).num_committed_rows() // share.layout.ctx for split in SPLITS
     )
-    if work.plan.home.bucket is None:
+    # How much a codec saves is known when it is done; a full disk is told then.
+    if work.plan.home.bucket is None and share.layout.codec == "none":
         work.check_room(max(sum(sizes.values()) - written, 0))
     get_run_logger().info(
         "harvest: %s of %s tokens in all, %s of them held out; %s there already; %s; "

@@ -16,7 +16,6 @@ from trilemma.texts import files_digest
 
 _STATE = "state.json"
 _FILES = "_data_files"
-_RUNNER = "cache_activations_runner_cfg.json"
 _TOKENS = "token_ids"
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -134,11 +133,6 @@ class Cache:
         """
         shape = (self.ctx, self.d_in(hook))
         return torch.from_numpy(self._read(hook, rows, shape, _DTYPES[self.dtype]))
-
-    def runner_config(self) -> dict[str, Any] | None:
-        """Return what SAELens was asked for, where that lies beside the cache."""
-        path = Path(self._path) / _RUNNER
-        return _read_json(path) if path.exists() else None
 
     def digest(self) -> str:
         """Return the SHA-256 of the files' contents in their order."""

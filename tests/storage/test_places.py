@@ -94,6 +94,21 @@ def test_large_object_is_created_once(place):
     assert place.size("a") == 72 << 20
 
 
+def test_of_two_that_create_a_large_object_at_once_one_wins(place):
+    contents = [bytes([i]) * (80 << 20) for i in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        created = list(pool.map(lambda content: place.create("a", content), contents))
+    assert sorted(created) == [False, True]
+    assert place.get("a") == contents[created.index(True)]
+
+
+def test_what_no_bucket_takes_at_once_is_refused(tmp_path):
+    block = memoryview(bytes(1 << 20))
+    bucket = open_place("memory://large")
+    with pytest.raises(PlaceError, match=r"at most 4,294,967,296 at once; lower store"):
+        bucket.create("a", *[block] * 4097)
+
+
 def test_create_does_without_hard_links(tmp_path, monkeypatch):
     def link(*paths):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))

@@ -63,7 +63,6 @@ def test_a_cache_says_what_it_holds(folder):
     assert cache.hooks == tuple(HOOKS)
     assert {hook: cache.d_in(hook) for hook in cache.hooks} == HOOKS
     assert (cache.num_rows, cache.ctx, cache.dtype) == (NUM_ROWS, CTX, "float32")
-    assert cache.runner_config() is None
     assert repr(cache) == (
         f"Cache({str(folder)!r}, 30 rows of 4 tokens, hooks={list(HOOKS)})"
     )
@@ -105,11 +104,6 @@ def test_files_of_many_batches_are_read_across_them(tmp_path):
     hook = next(iter(HOOKS))
     rows = np.random.default_rng(0).permutation(2500)[:400]
     assert torch.equal(cache.activations(hook, rows), values[hook][rows])
-
-
-def test_what_the_runner_was_asked_for_is_read_where_it_lies(folder):
-    (folder / "cache_activations_runner_cfg.json").write_text('{"prepend_bos": true}')
-    assert Cache.open(folder).runner_config() == {"prepend_bos": True}
 
 
 def test_digest_follows_the_content_not_the_place(folder, tmp_path):
