@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from trilemma import selection
@@ -30,9 +30,54 @@ def jumprelu(
     return torch.relu(pre_acts) * (pre_acts > threshold)
 
 
+def gated(
+    gates: Float[Tensor, "*shape"],
+    pi: Float[Tensor, "*shape"],
+    r_mag: Float[Tensor, "*#shape"],
+    b_mag: Float[Tensor, "*#shape"],
+) -> Float[Tensor, "*shape"]:
+    """Return relu(exp(r_mag) pi + b_mag) where the gate is above zero, zero elsewhere.
+
+    Rajamanoharan et al. (2024), "Improving dictionary learning with gated SAEs", eq. 6.
+    """
+    return torch.where(gates > 0, torch.relu(r_mag.exp() * pi + b_mag), 0.0)
+
+
+def tree(
+    pre_acts: Float[Tensor, "batch d_sae"], parents: Int64[Tensor, "d_sae"]
+) -> Float[Tensor, "batch d_sae"]:
+    """Return the positive part where a latent's ancestors are all positive too."""
+    return torch.where(tree_is_on(pre_acts, parents), pre_acts, 0.0)
+
+
+def tree_is_on(
+    pre_acts: Float[Tensor, "batch d_sae"], parents: Int64[Tensor, "d_sae"]
+) -> Bool[Tensor, "batch d_sae"]:
+    """Return which latents are positive and have only positive ancestors.
+
+    Roots have the parent -1 and come first; a level's children follow it, in order.
+    """
+    is_on = pre_acts > 0
+    for start, stop in tree_levels(parents):
+        is_on[:, start:stop] &= is_on[:, parents[start:stop]]
+    return is_on
+
+
+def tree_levels(parents: Int64[Tensor, "d_sae"]) -> list[tuple[int, int]]:
+    """Return first and last but one latent of each level below the roots."""
+    first = int((parents < 0).sum())
+    levels = []
+    while first < len(parents):
+        # A level's parents are the level before it.
+        stop = int(torch.searchsorted(parents[first:].contiguous(), first)) + first
+        levels.append((first, stop))
+        first = stop
+    return levels
+
+
 def jumprelu_ste(
     pre_acts: Float[Tensor, "*shape"],
-    threshold: Float[Tensor, "*shape"],
+    threshold: Float[Tensor, "*#shape"],
     *,
     bandwidth: float,
 ) -> Float[Tensor, "*shape"]:
@@ -48,7 +93,7 @@ def jumprelu_ste(
 
 def step_ste(
     pre_acts: Float[Tensor, "*shape"],
-    threshold: Float[Tensor, "*shape"],
+    threshold: Float[Tensor, "*#shape"],
     *,
     bandwidth: float,
 ) -> Float[Tensor, "*shape"]:
@@ -77,9 +122,8 @@ class _JumpReLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
         (grad,) = grads
         pre_acts, threshold = ctx.saved_tensors
-        is_near = _is_near(pre_acts, threshold, ctx.bandwidth)
-        in_threshold = grad * is_near * threshold * (-1 / ctx.bandwidth)
-        return grad * (pre_acts > threshold), in_threshold, None
+        near = _near(grad, pre_acts, threshold, ctx.bandwidth)
+        return grad * (pre_acts > threshold), near * threshold, None
 
 
 class _Step(torch.autograd.Function):
@@ -95,9 +139,13 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[None, Tensor, None]:
         (grad,) = grads
         pre_acts, threshold = ctx.saved_tensors
-        is_near = _is_near(pre_acts, threshold, ctx.bandwidth)
-        return None, grad * is_near * (-1 / ctx.bandwidth), None
+        return None, _near(grad, pre_acts, threshold, ctx.bandwidth), None
 
 
-def _is_near(pre_acts: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    return (pre_acts - threshold).abs() < bandwidth / 2
+def _near(
+    grad: Tensor, pre_acts: Tensor, threshold: Tensor, bandwidth: float
+) -> Tensor:
+    """Return -K((z - theta) / epsilon) / epsilon times the gradient, per threshold."""
+    is_near = (pre_acts - threshold).abs() < bandwidth / 2
+    near = (grad * is_near).float() * (-1 / bandwidth)
+    return near.sum_to_size(threshold.shape)

@@ -1,15 +1,39 @@
 """The sparse code of a batch, with gradients that cost only its nonzero entries."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from trilemma import selection
 
 _LARGEST_INT16 = 32_767
+
+
+class Code(NamedTuple):
+    """The activations of a batch, at some pairs or at all."""
+
+    acts: Tensor
+    """`[num]` at the support, or `[batch, d_sae]`; none is below zero."""
+    support: "Support | None"
+    """None: all pairs."""
+
+    def num_on(self) -> Int64[Tensor, ""]:
+        """Return how many activations are above zero."""
+        return (self.acts > 0).sum()
+
+    def fired(self, d_sae: int) -> Bool[Tensor, "d_sae"]:
+        """Return which latents have an activation above zero in any row."""
+        is_on = self.acts > 0
+        if self.support is None:
+            return is_on.any(0)
+        # Pairs that are off are sent to a place after the last latent.
+        columns = torch.where(is_on, self.support.columns, d_sae)
+        found = is_on.new_zeros(d_sae + 1)
+        return found.index_fill_(0, columns, True)[:-1]
 
 
 class Support(NamedTuple):
@@ -50,12 +74,9 @@ def batchtopk(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> Support:
     return _from_flat(selection.largest_in_batch(pre_acts, k * batch), batch, d_sae)
 
 
-def above(
-    pre_acts: Float[Tensor, "batch d_sae"], floor: Float[Tensor, "#d_sae"]
-) -> Support:
-    """Return the pairs whose pre-activation exceeds the floor, strictly."""
-    found = (pre_acts > floor).flatten().nonzero().squeeze(1)
-    return _from_flat(found, *pre_acts.shape)
+def where(is_in: Bool[Tensor, "batch d_sae"]) -> Support:
+    """Return the pairs that a mask holds."""
+    return _from_flat(selection.true_places(is_in.flatten()), *is_in.shape)
 
 
 def selected_pre_acts(
@@ -67,13 +88,30 @@ def selected_pre_acts(
     pre_acts: Float[Tensor, "batch d_sae"],
     support: Support,
 ) -> Float[Tensor, "num"]:
-    """Return (x - b_dec) W_enc + b_enc at the support, taken from `pre_acts`.
+    """Return (x - b_dec) W_enc + b_enc at the support, float32, from `pre_acts`.
 
     `pre_acts` holds those values already and carries no gradient; the gradient goes
     to the weights and biases, never to x.
     """
     weights = (W_enc, b_enc, b_dec)
     result: Tensor = _SelectedPreActs.apply(x, *weights, pre_acts, support)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return result
+
+
+def all_pre_acts(
+    x: Float[Tensor, "batch d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    b_dec: Float[Tensor, "d_in"],
+    *,
+    pre_acts: Float[Tensor, "batch d_sae"],
+) -> Float[Tensor, "batch d_sae"]:
+    """Return `pre_acts`, with the gradient that it had if it were computed here.
+
+    The gradient goes to the weights and biases, never to x; its products have the
+    precision of `pre_acts`.
+    """
+    result: Tensor = _AllPreActs.apply(x, W_enc, b_enc, b_dec, pre_acts)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return result
 
 
@@ -86,6 +124,32 @@ def decode(
     """Return the sum over each row's pairs of value times decoder row."""
     result: Tensor = _Decode.apply(values, W_dec, support)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return result
+
+
+def decode_nested(
+    values: Float[Tensor, "num"],
+    W_dec: Float[Tensor, "d_sae d_in"],
+    *,
+    support: Support,
+    widths: Sequence[int],
+) -> Float[Tensor, "num_widths batch d_in"]:
+    """Return what the pairs below each width decode to; the widths rise to d_sae."""
+    batch = len(support.row_starts)
+    ends = torch.tensor(widths, device=support.columns.device)
+    bags = torch.bucketize(support.columns, ends, right=True) * batch + support.rows
+    order = bags.argsort(stable=True)
+    rows, columns = bags.index_select(0, order), support.columns.index_select(0, order)
+    counts = torch.bincount(rows, minlength=batch * len(widths))
+    # Each width has rows of its own, which hold what it adds to the width before.
+    pieces = _support(
+        support.flat.index_select(0, order),
+        rows,
+        columns,
+        counts.cumsum(0) - counts,
+        len(W_dec),
+    )
+    added = decode(values.index_select(0, order), W_dec, support=pieces)
+    return added.view(len(widths), batch, -1).cumsum(0)
 
 
 def _from_flat(flat: Tensor, batch: int, d_sae: int) -> Support:
@@ -140,7 +204,7 @@ class _SelectedPreActs(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x - b_dec, W_enc)
         ctx.support = support
-        return pre_acts.flatten().index_select(0, support.flat)
+        return pre_acts.flatten().index_select(0, support.flat).float()
 
     @staticmethod
     def backward(
@@ -153,6 +217,23 @@ class _SelectedPreActs(torch.autograd.Function):
         in_b_enc = torch.zeros_like(W_enc[0]).index_add_(0, support.columns, grad)
         # b_dec shifts every row alike, so its gradient needs only the rows' sum.
         return None, in_W_enc, in_b_enc, -(W_enc @ in_b_enc), None, None
+
+
+class _AllPreActs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, known: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x - b_dec, W_enc)
+        return known.view_as(known)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[None, Tensor, Tensor, Tensor, None]:
+        (grad,) = grads
+        centred, W_enc = ctx.saved_tensors
+        in_W_enc = (centred.to(grad.dtype).t() @ grad).float()
+        in_b_enc = grad.sum(0, dtype=torch.float32)
+        return None, in_W_enc, in_b_enc, -(W_enc @ in_b_enc), None
 
 
 class _Decode(torch.autograd.Function):

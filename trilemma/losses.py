@@ -14,29 +14,59 @@ def mse(
     return (x_hat - x).square().sum() / len(x)
 
 
-def l1(acts: Float[Tensor, "num"], *, batch: int) -> Float[Tensor, ""]:
+def l1(acts: Float[Tensor, "*entries"], *, batch: int) -> Float[Tensor, ""]:
     """Return the sum of a row's activations, averaged over rows.
 
-    Takes the nonzero activations of all rows; decoder rows must have unit norm.
+    Takes the activations of all rows, with or without zeros.
     Bricken et al. (2023), "Towards monosemanticity", penalty on the code.
     """
-    return acts.sum() / batch
+    return acts.sum(dtype=torch.float32) / batch
+
+
+def lp(acts: Float[Tensor, "*entries"], p: float, *, batch: int) -> Float[Tensor, ""]:
+    """Return the sum of a row's activations to the power p, averaged over rows.
+
+    Karvonen et al. (2024), "Measuring progress in dictionary learning", eq. 3.
+    """
+    return acts.pow(p).sum(dtype=torch.float32) / batch
+
+
+def log(
+    acts: Float[Tensor, "*entries"], scale: float, *, batch: int
+) -> Float[Tensor, ""]:
+    """Return the sum over a row of ln(1 + act / scale), averaged over rows.
+
+    A penalty that large activations hardly feel, suggested in Tilde Research, "The rate
+    distortion dance of sparse autoencoders"; this form of it is ours.
+    """
+    return torch.log1p(acts / scale).sum(dtype=torch.float32) / batch
+
+
+def tanh(
+    acts: Float[Tensor, "*entries"], scale: float, *, batch: int
+) -> Float[Tensor, ""]:
+    """Return the sum over a row of the tanh of scale * act, averaged over rows.
+
+    Conerly et al. (Anthropic, January 2025), "Dictionary learning optimization
+    techniques"; decoder rows have unit norm here.
+    """
+    return torch.tanh(acts * scale).sum(dtype=torch.float32) / batch
 
 
 def l0(
-    pre_acts: Float[Tensor, "num"],
-    threshold: Float[Tensor, "num"],
+    pre_acts: Float[Tensor, "*entries"],
+    threshold: Float[Tensor, "*entries"],
     *,
     bandwidth: float,
     batch: int,
 ) -> Float[Tensor, ""]:
     """Return the latents on in a row, averaged over rows, with a gradient in theta.
 
-    Rajamanoharan et al. (2024), "Jumping ahead", section 3. Takes the entries that
-    are above, or within half a bandwidth of, their threshold.
+    Rajamanoharan et al. (2024), "Jumping ahead", section 3. Takes at least the entries
+    that are above, or within half a bandwidth of, their threshold.
     """
     on = activation_functions.step_ste(pre_acts, threshold, bandwidth=bandwidth)
-    return on.sum() / batch
+    return on.sum(dtype=torch.float32) / batch
 
 
 def auxk(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from trilemma import activation_functions
@@ -17,7 +17,8 @@ class SAE(nn.Module):
     """A sparse autoencoder whose activation function is what varies.
 
     Encodes x as activation((x - b_dec) W_enc + b_enc) and decodes acts as
-    acts W_dec + b_dec. Weights are in the units of the activations it reads.
+    acts W_dec + b_dec. Weights are in the units of the activations it reads. Of a gated
+    SAE `b_enc` is the bias of the gates.
     """
 
     def __init__(
@@ -29,18 +30,27 @@ class SAE(nn.Module):
         W_dec: Float[Tensor, "d_sae d_in"],
         b_dec: Float[Tensor, "d_in"],
         threshold: Float[Tensor, "d_sae"] | None = None,
+        r_mag: Float[Tensor, "d_sae"] | None = None,
+        b_mag: Float[Tensor, "d_sae"] | None = None,
+        parents: Int64[Tensor, "d_sae"] | None = None,
         k: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         assert (threshold is not None) == (activation == "jumprelu")
         assert (k is not None) == (activation == "topk")
+        assert (r_mag is not None) == (b_mag is not None) == (activation == "gated")
+        assert (parents is not None) == (activation == "tree")
         self.activation = activation
         self.W_enc = nn.Parameter(W_enc)
         self.b_enc = nn.Parameter(b_enc)
         self.W_dec = nn.Parameter(W_dec)
         self.b_dec = nn.Parameter(b_dec)
         self.threshold = None if threshold is None else nn.Parameter(threshold)
+        self.r_mag = None if r_mag is None else nn.Parameter(r_mag)
+        self.b_mag = None if b_mag is None else nn.Parameter(b_mag)
+        self.parents: Tensor | None
+        self.register_buffer("parents", parents)
         self.k = k
         self.metadata: dict[str, Any] = dict(metadata or {})
         """JSON values (hence `Any`) on where the SAE comes from; saved with it."""
@@ -80,7 +90,7 @@ class SAE(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write the SAE into a folder in SAELens's format; equal SAEs, equal bytes."""
-        tensors: dict[str, Tensor] = dict(self.named_parameters())
+        tensors: dict[str, Tensor] = self.state_dict()
         saelens.write(
             saelens.SAEFile(self.activation, tensors, self.k, self.metadata), folder
         )
@@ -94,4 +104,9 @@ class SAE(nn.Module):
             return activation_functions.topk(pre_acts, self.k)
         if self.threshold is not None:
             return activation_functions.jumprelu(pre_acts, self.threshold)
+        if self.r_mag is not None and self.b_mag is not None:
+            pi = pre_acts - self.b_enc
+            return activation_functions.gated(pre_acts, pi, self.r_mag, self.b_mag)
+        if self.parents is not None:
+            return activation_functions.tree(pre_acts, self.parents)
         return activation_functions.relu(pre_acts)

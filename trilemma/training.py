@@ -6,12 +6,10 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from trilemma import objective
-from trilemma.codes import Support
-from trilemma.config.saes import BatchTopK, JumpReLU, SAEConfig, TopK, Training
-from trilemma.formats import saelens
+from trilemma import kinds, objective
+from trilemma.config.saes import SAEConfig, Training
+from trilemma.kinds.kind import Averages, Batch, Forward
 from trilemma.sae import SAE
 
 # Thresholds, kept as logarithms, may have to grow tenfold while the weights settle; at
@@ -85,13 +83,14 @@ class Member:
         fvu + coefficient * penalty / d_in + auxk_coefficient * auxk
 
     with fvu the squared error over the variance of all training activations and the
-    penalty the mean L1 or L0 of a row. It depends neither on the batch size nor on the
-    units of the activations, and for centred ones it is the usual
-    ||x - x_hat||^2 + coefficient * penalty, divided by d_in.
+    penalty the kind's own, such as the mean L1 or L0 of a row. It depends neither on
+    the batch size nor on the units of the activations, and for centred ones it is the
+    usual ||x - x_hat||^2 + coefficient * penalty, divided by d_in.
 
-    Decoder rows keep unit norm in every kind: the gradient along a row is removed
-    before the step and the row is normalised after it. Without that L1 could be evaded
-    by small activations with large rows, and thresholds would have no fixed unit.
+    Decoder rows keep unit norm in every kind whose penalty does not weigh with their
+    norms: the gradient along a row is removed before the step and the row is normalised
+    after it. Without that L1 could be evaded by small activations with large rows, and
+    thresholds would have no fixed unit.
     """
 
     def __init__(
@@ -120,9 +119,14 @@ class Member:
         self._peak_lr = config.lr or 2e-4 / math.sqrt(config.d_sae / 2**14)
         self._device = torch.device(device)
         b_dec = (start.mean.double().cpu() * start.scale).float()
-        weights = objective.initial_weights(config, d_in=start.d_in, b_dec=b_dec)
+        self._kind = kinds.make(config)
+        weights = objective.initial_weights(
+            config, self._kind, d_in=start.d_in, b_dec=b_dec
+        )
         self._weights = {
-            name: tensor.to(device).requires_grad_(objective.is_trained(config, name))
+            name: _laid_out(name, tensor.to(device)).requires_grad_(
+                objective.is_trained(config, name)
+            )
             for name, tensor in weights.items()
         }
         self._trained = [w for w in self._weights.values() if w.requires_grad]
@@ -140,7 +144,9 @@ class Member:
             config.d_sae, dtype=torch.int64, device=device
         )
         self._dead = torch.zeros(0, dtype=torch.int64, device=device)
-        self._cut = torch.zeros((), dtype=torch.float64, device=device)
+        self._averages: Averages = {
+            name: tensor.to(device) for name, tensor in self._kind.averages.items()
+        }
 
     def step(self, x: Float[Tensor, "batch d_in"]) -> StepRow | None:
         """Take one step on a batch in its own units; return a row at logging steps.
@@ -149,33 +155,28 @@ class Member:
             NonFiniteLossError: the weights are still those of the step before.
 
         """
-        with torch.no_grad():
-            x = x.to(self._device, torch.float32) * self._start.scale
-            pre_acts = torch.addmm(
-                self._weights["b_enc"],
-                x - self._weights["b_dec"],
-                self._weights["W_enc"],
-            )
-            pairs = objective.support(self.config, self._weights, pre_acts)
-        coefficient = objective.sparsity_coefficient(
-            self.config, step=self.step_index, num_steps=self._num_steps
-        )
-        terms = objective.terms(
-            self.config,
-            self._weights,
-            x=x,
-            pre_acts=pre_acts,
-            pairs=pairs,
-            variance=self._start.scaled_variance,
-            coefficient=coefficient,
+        batch = Batch(
+            x=x.to(self._device, torch.float32) * self._start.scale,
+            step=self.step_index,
+            num_steps=self._num_steps,
+            averages=self._averages,
             dead=self._dead,
         )
+        with torch.autocast(
+            self._device.type,
+            torch.bfloat16,
+            enabled=self._shared.precision == "bfloat16",
+        ):
+            terms = objective.terms(
+                self._kind, self._weights, batch, variance=self._start.scaled_variance
+            )
         for weight in self._trained:
             weight.grad = None
         torch.autograd.backward(terms.loss)
         self._apply(terms.loss.detach())
-        self._count(pre_acts, pairs, terms.is_on)
-        return self._log(terms, len(x), coefficient)
+        with torch.no_grad():
+            self._count(batch, terms.forward)
+        return self._log(terms, batch)
 
     def state(self) -> Checkpoint:
         """Return a copy of all that changes in training."""
@@ -185,7 +186,8 @@ class Member:
                 tensors[f"adam.{name}.{moment}"] = tensor
         tensors["silent_tokens"] = self._silent_tokens
         tensors["dead"] = self._dead
-        tensors["cut"] = self._cut
+        for name, tensor in self._averages.items():
+            tensors[f"averages.{name}"] = tensor
         values = {
             "step_index": self.step_index,
             "tokens": self._tokens,
@@ -202,7 +204,7 @@ class Member:
                 weight.copy_(tensors[f"weights.{name}"])
                 prefix = f"adam.{name}."
                 moments = {
-                    full.removeprefix(prefix): tensor.clone().to(weight.device)
+                    full.removeprefix(prefix): _like(tensor, weight)
                     for full, tensor in tensors.items()
                     if full.startswith(prefix)
                 }
@@ -211,7 +213,8 @@ class Member:
         device = self._silent_tokens.device
         self._silent_tokens = tensors["silent_tokens"].clone().to(device)
         self._dead = tensors["dead"].clone().to(device)
-        self._cut = tensors["cut"].clone().to(device)
+        for name in self._averages:
+            self._averages[name] = tensors[f"averages.{name}"].clone().to(device)
         self.step_index = values["step_index"]
         self._tokens = values["tokens"]
         rows: list[StepRow] = values["curve"]
@@ -227,21 +230,12 @@ class Member:
             name: weight.detach().cpu().clone()
             for name, weight in self._weights.items()
         }
-        threshold = None
-        if isinstance(self.config, JumpReLU):
-            threshold = weights.pop("log_threshold").exp() / scale
-        elif isinstance(self.config, BatchTopK):
-            cut = float(self._cut) / scale
-            threshold = torch.full_like(weights["b_enc"], cut)
+        found = self._kind.export(weights, self._averages, scale)
         last = self.curve[-1] if self.curve else None
         return SAE(
-            _EXPORTED_AS[self.config.kind],
-            W_enc=weights["W_enc"],
-            b_enc=weights["b_enc"] / scale,
-            W_dec=weights["W_dec"],
-            b_dec=weights["b_dec"] / scale,
-            threshold=threshold,
-            k=self.config.k if isinstance(self.config, TopK) else None,
+            found.activation,
+            **found.tensors,
+            k=found.k,
             metadata={
                 "training_architecture": self.config.kind,
                 "l0": None if last is None else last["l0"],
@@ -257,48 +251,40 @@ class Member:
     def _apply(self, loss: Tensor) -> None:
         """Change the weights by one step of Adam, if the loss and gradient allow it."""
         W_dec = self._weights["W_dec"]
-        if W_dec.grad is not None:
+        if W_dec.grad is not None and self._kind.has_unit_decoder:
             with torch.no_grad():
                 along = (W_dec.grad * W_dec).sum(1, keepdim=True)
                 W_dec.grad.addcmul_(along, W_dec, value=-1)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained, self._shared.clip_norm)
+        grads = [weight.grad for weight in self._trained if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
         # The one wait for the device: afterwards the weights would be lost.
-        if not torch.isfinite(loss + norm):
+        size, is_finite = torch.stack([norm, torch.isfinite(loss)]).tolist()
+        if not (is_finite and math.isfinite(size)):
             raise NonFiniteLossError(self.key, self.step_index + 1)
+        if size > self._shared.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(
+                self._trained, self._shared.clip_norm, norm
+            )
         for group in self._adam.param_groups:
             group["lr"] = self._lr() * group["factor"]
         self._adam.step()
-        if W_dec.requires_grad:
+        if W_dec.requires_grad and self._kind.has_unit_decoder:
             with torch.no_grad():
-                W_dec.copy_(functional.normalize(W_dec, dim=1))
+                W_dec.div_(W_dec.norm(dim=1, keepdim=True))
 
-    def _count(self, pre_acts: Tensor, pairs: Support, is_on: Tensor) -> None:
-        """Update the step, the tokens, the dead latents and BatchTopK's cut."""
-        batch = len(pre_acts)
+    def _count(self, batch: Batch, forward: Forward) -> None:
+        """Update the averages, the step, the tokens and the dead latents."""
+        self._averages = self._kind.averaged(batch, forward)
+        size = len(batch.x)
         self.step_index += 1
-        self._tokens += batch
-        # Pairs that are off are sent to a place after the last latent.
-        fired = torch.where(is_on, pairs.columns, self.config.d_sae)
-        silent = functional.pad(self._silent_tokens + batch, (0, 1))
-        self._silent_tokens = silent.index_fill_(0, fired, 0)[:-1]
-        if isinstance(self.config, BatchTopK):
-            selected = pre_acts.flatten().index_select(0, pairs.flat)
-            smallest = torch.where(is_on, selected, torch.inf).min().double()
-            # A running mean of the recent tenth until the decay takes over, so that a
-            # short run does not average over its own beginnings.
-            decay = min(
-                self.config.threshold_decay,
-                (self.step_index - 1) / (self.step_index + 9),
-            )
-            average = decay * self._cut + (1 - decay) * smallest
-            self._cut = torch.where(smallest.isfinite(), average, self._cut)
+        self._tokens += size
+        fired = forward.code.fired(self.config.d_sae)
+        self._silent_tokens = torch.where(fired, 0, self._silent_tokens + size)
         if self.step_index % DEAD_REFRESH_STEPS == 0:
             is_dead = self._silent_tokens >= self._shared.dead_after_tokens
             self._dead = is_dead.nonzero().squeeze(1)
 
-    def _log(
-        self, terms: objective.Terms, batch: int, coefficient: float
-    ) -> StepRow | None:
+    def _log(self, terms: objective.Terms, batch: Batch) -> StepRow | None:
         step = self.step_index
         if step % self._shared.log_every_steps != 0 and step != self._num_steps:
             return None
@@ -308,10 +294,10 @@ class Member:
             tokens=self._tokens,
             loss=float(terms.loss.detach()),
             fvu=float(terms.fvu),
-            l0=float(terms.is_on.sum()) / batch,
+            l0=float(terms.forward.code.num_on()) / len(batch.x),
             dead_fraction=float(is_dead.double().mean()),
             lr=self._adam.param_groups[0]["lr"],
-            sparsity_coefficient=coefficient,
+            sparsity_coefficient=self._kind.coefficient_at(batch.step, batch.num_steps),
         )
         self.curve.append(row)
         return row
@@ -326,12 +312,19 @@ class Member:
         return self._peak_lr * min(1.0, rising, falling)
 
 
-_EXPORTED_AS: dict[str, saelens.Activation] = {
-    "relu": "relu",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-    "batchtopk": "jumprelu",
-}
+def _laid_out(name: str, tensor: Tensor) -> Tensor:
+    """Return a weight as it lies in memory best: the encoder latent by latent.
+
+    Its gradient comes latent by latent too, and one layout of both halves Adam's time.
+    """
+    return tensor.t().contiguous().t() if name == "W_enc" else tensor
+
+
+def _like(saved: Tensor, weight: Tensor) -> Tensor:
+    """Return a saved moment on the weight's device, laid out as the weight is."""
+    if saved.shape != weight.shape:
+        return saved.clone().to(weight.device)
+    return torch.empty_like(weight, dtype=saved.dtype).copy_(saved)
 
 
 def _lr_factor(name: str) -> float:

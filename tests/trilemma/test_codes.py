@@ -29,10 +29,10 @@ def support_of(kind: str, pre_acts: Tensor) -> codes.Support:
         return codes.topk(pre_acts, K)
     if kind == "batchtopk":
         return codes.batchtopk(pre_acts, K)
-    return codes.above(pre_acts, torch.full((D_SAE,), 0.3))
+    return codes.where(pre_acts > 0.3)
 
 
-KINDS = ["topk", "batchtopk", "above"]
+KINDS = ["topk", "batchtopk", "where"]
 
 
 def test_batchtopk_keeps_k_times_batch_pairs() -> None:
@@ -47,15 +47,15 @@ def test_batchtopk_keeps_the_largest_of_the_batch() -> None:
     assert float(kept.min()) == float(pre_acts.flatten().topk(K * BATCH).values.min())
 
 
-def test_above_keeps_every_pair_over_the_floor() -> None:
+def test_where_keeps_every_pair_of_the_mask() -> None:
     pre_acts = leaf(BATCH, D_SAE, seed=0).detach()
-    pairs = codes.above(pre_acts, torch.full((D_SAE,), 0.3))
+    pairs = codes.where(pre_acts > 0.3)
     assert len(pairs.columns) == int((pre_acts > 0.3).sum())
 
 
 def test_a_row_without_pairs_decodes_to_zero() -> None:
     pre_acts = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
-    pairs = codes.above(pre_acts, torch.zeros(2))
+    pairs = codes.where(pre_acts > 0)
     x_hat = codes.decode(torch.tensor([2.0]), torch.eye(2), support=pairs)
     assert x_hat.tolist() == [[2.0, 0.0], [0.0, 0.0]]
 
@@ -85,3 +85,29 @@ def test_values_and_gradients_equal_the_dense_ones(kind: str) -> None:
     torch.testing.assert_close(x_hat, expected)
     for found, wanted in zip(sparse, dense, strict=True):
         torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-5, atol=1e-4)
+
+
+def test_all_pre_acts_have_the_gradients_of_the_encoder() -> None:
+    x, target = leaf(BATCH, D_IN, seed=5).detach(), leaf(BATCH, D_SAE, seed=6).detach()
+    known, plain = weights(), weights()
+    W_enc, b_enc, _, b_dec = known
+    pre_acts = ((x - b_dec) @ W_enc + b_enc).detach()
+    found = codes.all_pre_acts(x, W_enc, b_enc, b_dec, pre_acts=pre_acts)
+    torch.autograd.backward((found - target).square().sum())
+    W_enc, b_enc, _, b_dec = plain
+    torch.autograd.backward(((x - b_dec) @ W_enc + b_enc - target).square().sum())
+    for got, wanted in zip(known, plain, strict=True):
+        if wanted.grad is not None:
+            torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-5, atol=1e-4)
+
+
+def test_each_width_decodes_the_pairs_below_it() -> None:
+    pre_acts = leaf(BATCH, D_SAE, seed=0).detach()
+    W_dec = leaf(D_SAE, D_IN, seed=3).detach()
+    pairs = codes.batchtopk(pre_acts, K)
+    values = pre_acts[pairs.rows, pairs.columns]
+    nested = codes.decode_nested(values, W_dec, support=pairs, widths=(4, 11, D_SAE))
+    dense = torch.zeros(BATCH, D_SAE)
+    dense[pairs.rows, pairs.columns] = values
+    for width, found in zip((4, 11, D_SAE), nested, strict=True):
+        torch.testing.assert_close(found, dense[:, :width] @ W_dec[:width])

@@ -2,111 +2,100 @@
 
 import torch
 
-from trilemma import codes, objective
-from trilemma.config.saes import BatchTopK, JumpReLU, ReLU, SAEConfig, TopK
+from tests.trilemma.kinds.samples import (
+    BATCH,
+    CONFIGS,
+    D_IN,
+    D_SAE,
+    batch_of,
+    kind_of,
+    rows,
+)
+from trilemma import kinds, objective
+from trilemma.config.saes import SAEConfig, TopK
+from trilemma.kinds.kind import Batch, Weights
 
-CONFIGS: list[SAEConfig] = [
-    ReLU(kind="relu", d_sae=12, l1_coefficient=2.0),
-    JumpReLU(kind="jumprelu", d_sae=12, l0_coefficient=2.0),
-    TopK(kind="topk", d_sae=12, k=3),
-    BatchTopK(kind="batchtopk", d_sae=12, k=3),
-]
-NONE_DEAD = torch.zeros(0, dtype=torch.int64)
+VARIANCE = 5.0
 
 
-def terms_of(
-    config: SAEConfig, x: torch.Tensor, dead: torch.Tensor = NONE_DEAD
-) -> objective.Terms:
-    weights = objective.initial_weights(config, d_in=4, b_dec=torch.zeros(4))
-    pre_acts = x @ weights["W_enc"]
-    return objective.terms(
-        config,
-        weights,
-        x=x,
-        pre_acts=pre_acts,
-        pairs=objective.support(config, weights, pre_acts),
-        variance=4.0,
-        coefficient=0.5,
-        dead=dead,
-    )
+def start(config: SAEConfig, d_in: int = D_IN) -> Weights:
+    kind = kinds.make(config)
+    return objective.initial_weights(config, kind, d_in=d_in, b_dec=torch.zeros(d_in))
+
+
+def terms_of(config: SAEConfig, x: torch.Tensor, **changes: object) -> objective.Terms:
+    kind = kinds.make(config)
+    batch: Batch = batch_of(kind, x)._replace(**changes)  # type: ignore[arg-type]
+    return objective.terms(kind, start(config), batch, variance=VARIANCE)
 
 
 def test_kinds_with_one_seed_start_from_the_same_weights() -> None:
-    starts = [
-        objective.initial_weights(config, d_in=4, b_dec=torch.zeros(4))
-        for config in CONFIGS
-    ]
+    starts = [start(config) for config in CONFIGS.values()]
     assert all(torch.equal(s["W_dec"], starts[0]["W_dec"]) for s in starts)
-    torch.testing.assert_close(starts[0]["W_dec"].norm(dim=1), torch.ones(12))
+    torch.testing.assert_close(starts[0]["W_dec"].norm(dim=1), torch.ones(D_SAE))
 
 
 def test_the_encoder_starts_along_the_decoder() -> None:
-    for config in CONFIGS:
-        start = objective.initial_weights(config, d_in=4, b_dec=torch.zeros(4))
-        ratio = start["W_enc"] / start["W_dec"].t()
+    for config in CONFIGS.values():
+        weights = start(config)
+        ratio = weights["W_enc"] / weights["W_dec"].t()
         torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
 
 
 def test_the_encoder_starts_at_the_scale_with_the_least_error() -> None:
     x = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
-    kinds: list[SAEConfig] = [
-        ReLU(kind="relu", d_sae=512, l1_coefficient=2.0),
-        TopK(kind="topk", d_sae=512, k=16),
-    ]
-    for config in kinds:
-        start = objective.initial_weights(config, d_in=64, b_dec=torch.zeros(64))
-        pre_acts = x @ start["W_enc"]
-        pairs = objective.support(config, start, pre_acts)
-        values = torch.relu(pre_acts[pairs.rows, pairs.columns])
-        x_hat = codes.decode(values, start["W_dec"], support=pairs)
+    for name, changes in {
+        "relu": {"d_sae": 512},
+        "topk": {"d_sae": 512, "k": 16},
+        "tree": {"d_sae": 512, "num_roots": 32},
+    }.items():
+        config = CONFIGS[name].model_copy(update=changes)
+        kind = kinds.make(config)
+        x_hat = kind.forward(start(config, 64), batch_of(kind, x)).x_hat
         best = float((x_hat * x).sum() / x_hat.square().sum())
-        assert abs(best - 1) < 0.05
+        assert abs(best - 1) < 0.05, name
 
 
 def test_seeds_start_from_other_weights() -> None:
-    other = CONFIGS[0].model_copy(update={"seed": 1})
-    first, second = (
-        objective.initial_weights(config, d_in=4, b_dec=torch.zeros(4))
-        for config in (CONFIGS[0], other)
-    )
-    assert not torch.equal(first["W_dec"], second["W_dec"])
+    other = CONFIGS["relu"].model_copy(update={"seed": 1})
+    assert not torch.equal(start(CONFIGS["relu"])["W_dec"], start(other)["W_dec"])
 
 
 def test_the_loss_does_not_depend_on_the_batch_size() -> None:
-    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    for config in CONFIGS:
+    x = rows(BATCH)
+    for name, config in CONFIGS.items():
         once, twice = terms_of(config, x), terms_of(config, torch.cat([x, x]))
-        torch.testing.assert_close(once.loss, twice.loss)
+        torch.testing.assert_close(once.loss, twice.loss, msg=name)
 
 
 def test_penalties_are_divided_by_the_width() -> None:
-    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    terms = terms_of(CONFIGS[1], x)
-    l0 = float(terms.is_on.sum()) / 16
-    torch.testing.assert_close(terms.loss, terms.fvu + 0.5 * l0 / 4)
+    terms = terms_of(CONFIGS["jumprelu"], rows(BATCH))
+    l0 = float(terms.forward.code.num_on()) / BATCH
+    torch.testing.assert_close(terms.loss, terms.fvu + 0.5 * l0 / D_IN)
 
 
 def test_dead_latents_add_auxk_to_the_loss() -> None:
-    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    terms = terms_of(CONFIGS[2], x, torch.tensor([0, 5]))
+    terms = terms_of(CONFIGS["topk"], rows(BATCH), dead=torch.tensor([0, 5]))
     assert float(terms.loss) > float(terms.fvu)
 
 
+def test_kinds_without_auxk_leave_dead_latents() -> None:
+    terms = terms_of(CONFIGS["relu"], rows(BATCH), dead=torch.tensor([0, 5]))
+    assert terms.loss == terms_of(CONFIGS["relu"], rows(BATCH)).loss
+
+
 def test_sparsity_is_turned_up_over_the_warmup() -> None:
-    found = [
-        objective.sparsity_coefficient(CONFIGS[0], step=step, num_steps=40)
-        for step in (0, 1, 2, 39)
-    ]
-    assert found == [1.0, 2.0, 2.0, 2.0]
+    found = [kind_of("relu").coefficient_at(step, 40) for step in (0, 1, 2, 39)]
+    assert found == [0.25, 0.5, 0.5, 0.5]
 
 
 def test_a_warmup_of_nothing_starts_at_the_peak() -> None:
-    config = CONFIGS[0].model_copy(update={"sparsity_warmup_fraction": 0.0})
-    assert objective.sparsity_coefficient(config, step=0, num_steps=40) == 2.0
+    config = CONFIGS["relu"].model_copy(update={"sparsity_warmup_fraction": 0.0})
+    assert kinds.make(config).coefficient_at(0, 40) == 0.5
 
 
 def test_topk_has_no_sparsity_coefficient() -> None:
-    assert objective.sparsity_coefficient(CONFIGS[2], step=0, num_steps=40) == 0.0
+    assert kind_of("topk").coefficient_at(0, 40) == 0.0
 
 
 def test_a_frozen_decoder_is_not_trained() -> None:

@@ -54,3 +54,26 @@ def test_a_batch_whose_sample_misleads_is_still_exact() -> None:
     flat = selection.largest_in_batch(pre_acts, 6400)
     found = pre_acts.flatten()[flat].sort(descending=True).values
     assert torch.equal(found, pre_acts.flatten().topk(6400).values)
+
+
+@pytest.mark.parametrize("num", [0, 5, 8, 64, 67])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_true_places_are_those_of_nonzero(num: int, share: float) -> None:
+    mask = torch.rand(num, generator=torch.Generator().manual_seed(num)) < share
+    assert torch.equal(selection.true_places(mask), mask.nonzero().squeeze(1))
+
+
+def test_the_largest_positive_entries_are_found_in_bfloat16_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pre_acts = torch.randn(32, 128, generator=generator).bfloat16()
+    columns = selection.largest_in_rows(pre_acts, 8)
+    found = pre_acts.gather(1, columns).sort(dim=1).values
+    assert torch.equal(found, pre_acts.topk(8, dim=1).values.sort(dim=1).values)
+    places = selection.largest_in_batch(pre_acts, 256)
+    largest = pre_acts.flatten()[places].sort().values
+    assert torch.equal(largest, pre_acts.flatten().topk(256).values.sort().values)
+
+
+def test_entries_that_are_not_positive_come_after_all_that_are() -> None:
+    pre_acts = torch.tensor([[-3.0, 0.5, -0.0, -1.0, 0.25]]).bfloat16()
+    assert set(selection.largest_in_rows(pre_acts, 2)[0].tolist()) == {1, 4}

@@ -2,46 +2,34 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.kinds.samples import (
+    BATCH,
+    CONFIGS,
+    D_IN,
+    D_SAE,
+    SHARED,
+    member_of,
+    rows,
+    start_of,
+    trained_by,
+)
 from trilemma import toy
-from trilemma.config.saes import BatchTopK, JumpReLU, ReLU, SAEConfig, TopK, Training
+from trilemma.config.saes import SAEConfig, TopK, Training
 from trilemma.config.sources import Toy
-from trilemma.training import Checkpoint, Member, NonFiniteLossError, Start
+from trilemma.sae import SAE
+from trilemma.training import Checkpoint, Member, NonFiniteLossError
 
-D_IN, D_SAE, BATCH, STEPS = 8, 64, 64, 30
-SHARED = Training(batch_tokens=BATCH, dead_after_tokens=BATCH, log_every_steps=7)
-CONFIGS: dict[str, SAEConfig] = {
-    "relu": ReLU(kind="relu", d_sae=D_SAE, l1_coefficient=0.5, lr=1e-2),
-    "jumprelu": JumpReLU(kind="jumprelu", d_sae=D_SAE, l0_coefficient=0.5, lr=1e-2),
-    "topk": TopK(kind="topk", d_sae=D_SAE, k=2, lr=1e-2),
-    "batchtopk": BatchTopK(kind="batchtopk", d_sae=D_SAE, k=2, lr=1e-2),
-}
+STEPS = 30
 
 
-def rows() -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(STEPS * BATCH, D_IN, generator=generator)
-    return 3 * (x * x.abs() + 0.2)
-
-
-def start_of(x: Tensor) -> Start:
-    return Start(x.shape[1], x.mean(0), float(x.double().square().sum(1).mean()))
-
-
-def member_of(config: SAEConfig, x: Tensor, num_steps: int = STEPS) -> Member:
-    return Member(
-        config, SHARED, start=start_of(x), num_steps=num_steps, key="one", device="cpu"
-    )
-
-
-def train(member: Member, x: Tensor, stop: int) -> None:
-    while member.step_index < stop:
-        first = member.step_index % STEPS * BATCH
-        member.step(x[first : first + BATCH])
+def fresh(config: SAEConfig, x: Tensor, num_steps: int = STEPS) -> Member:
+    return member_of(config, x, num_steps)
 
 
 def assert_same(first: Checkpoint, second: Checkpoint) -> None:
@@ -54,52 +42,54 @@ def assert_same(first: Checkpoint, second: Checkpoint) -> None:
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("stop", [0, 1, 9, 10, 13])
 def test_a_member_resumes_bit_for_bit_at_any_step(kind: str, stop: int) -> None:
-    x = rows()
-    whole = member_of(CONFIGS[kind], x)
-    train(whole, x, STEPS)
-    before = member_of(CONFIGS[kind], x)
-    train(before, x, stop)
+    x = rows(STEPS * BATCH)
+    whole = fresh(CONFIGS[kind], x)
+    trained_by(whole, x, STEPS)
+    before = fresh(CONFIGS[kind], x)
+    trained_by(before, x, stop)
     tensors, values = before.state()
-    train(before, x, stop + 3)  # a checkpoint is a copy: going on does not change it
-    after = member_of(CONFIGS[kind], x)
+    trained_by(
+        before, x, stop + 3
+    )  # a checkpoint is a copy: going on does not change it
+    after = fresh(CONFIGS[kind], x)
     after.restore(Checkpoint(tensors, json.loads(json.dumps(values))))
-    train(after, x, STEPS)
+    trained_by(after, x, STEPS)
     assert_same(whole.state(), after.state())
 
 
 def test_dead_latents_are_among_what_resumes() -> None:
-    x = rows()
-    member = member_of(CONFIGS["topk"], x)
-    train(member, x, 12)
+    x = rows(STEPS * BATCH)
+    member = fresh(CONFIGS["topk"], x)
+    trained_by(member, x, 12)
     assert len(member.state().tensors["dead"]) > 0
 
 
 def test_a_member_trained_beside_others_equals_one_trained_alone() -> None:
-    x = rows()
-    alone = member_of(CONFIGS["topk"], x)
-    train(alone, x, STEPS)
-    family = {kind: member_of(config, x) for kind, config in CONFIGS.items()}
+    x = rows(STEPS * BATCH)
+    alone = fresh(CONFIGS["topk"], x)
+    trained_by(alone, x, STEPS)
+    family = {kind: fresh(config, x) for kind, config in CONFIGS.items()}
     for stop in range(1, STEPS + 1):
         for member in family.values():
-            train(member, x, stop)
+            trained_by(member, x, stop)
     assert_same(alone.state(), family["topk"].state())
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", set(CONFIGS) - {"relu-decoder-norm"})
 def test_decoder_rows_keep_unit_norm(kind: str) -> None:
-    x = rows()
-    member = member_of(CONFIGS[kind], x)
-    train(member, x, STEPS)
+    x = rows(STEPS * BATCH)
+    member = fresh(CONFIGS[kind], x)
+    trained_by(member, x, STEPS)
     norm = member.state().tensors["weights.W_dec"].norm(dim=1)
     torch.testing.assert_close(norm, torch.ones(D_SAE))
 
 
 def test_a_frozen_decoder_stays_while_the_encoder_moves() -> None:
-    x = rows()
+    x = rows(STEPS * BATCH)
     frozen = TopK(kind="topk", d_sae=D_SAE, k=2, lr=1e-2, freeze_decoder=True)
-    member = member_of(frozen, x)
+    member = fresh(frozen, x)
     before = member.state().tensors
-    train(member, x, STEPS)
+    trained_by(member, x, STEPS)
     after = member.state().tensors
     assert torch.equal(before["weights.W_dec"], after["weights.W_dec"])
     assert not torch.equal(before["weights.W_enc"], after["weights.W_enc"])
@@ -107,23 +97,31 @@ def test_a_frozen_decoder_stays_while_the_encoder_moves() -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_exported_sae_equals_the_member_in_its_scaled_space(kind: str) -> None:
-    x = rows()
-    member = member_of(CONFIGS[kind], x)
-    train(member, x, STEPS)
+    x = rows(STEPS * BATCH)
+    config = CONFIGS[kind]
+    member = trained_by(fresh(config, x), x, STEPS)
     tensors, scale = member.state().tensors, start_of(x).scale
+    weights = {name.removeprefix("weights."): t for name, t in tensors.items()}
     sae = member.export()
-    scaled = x * scale - tensors["weights.b_dec"]
-    pre_acts = scaled @ tensors["weights.W_enc"] + tensors["weights.b_enc"]
+    pre_acts = (x * scale - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
     threshold = torch.zeros(())
-    if kind == "jumprelu":
-        threshold = tensors["weights.log_threshold"].exp()
-    elif kind == "batchtopk":
-        threshold = tensors["cut"]
+    if sae.activation == "jumprelu":
+        is_learned = "log_threshold" in weights
+        threshold = (
+            weights["log_threshold"].exp() if is_learned else tensors["averages.cut"]
+        )
     acts = torch.relu(pre_acts) * (pre_acts > threshold)
-    if kind == "topk":
+    if sae.activation == "topk":
         smallest = acts.topk(2).values.min(dim=1, keepdim=True).values
         acts = acts * (acts >= smallest)
-    x_hat = acts @ tensors["weights.W_dec"] + tensors["weights.b_dec"]
+    elif sae.activation == "gated":
+        pi = pre_acts - weights["b_enc"]
+        magnitudes = weights["r_mag"].exp() * pi + weights["b_mag"]
+        acts = torch.relu(magnitudes) * (pre_acts > 0)
+    elif sae.activation == "tree":
+        for latent in range(16, D_SAE):
+            acts[acts[:, (latent - 16) // 2] == 0, latent] = 0
+    x_hat = acts @ weights["W_dec"] + weights["b_dec"]
     # A value within rounding of its threshold may fall on either side.
     is_clear = ((pre_acts - threshold).abs() > 1e-4).all(dim=1)
     torch.testing.assert_close(
@@ -134,18 +132,26 @@ def test_the_exported_sae_equals_the_member_in_its_scaled_space(kind: str) -> No
     )
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_an_exported_sae_is_read_back_as_it_was(kind: str, tmp_path: Path) -> None:
+    x = rows(4 * BATCH)
+    sae = trained_by(fresh(CONFIGS[kind], x), x, 4).export()
+    sae.save(tmp_path)
+    assert torch.equal(SAE.load(tmp_path).encode(x), sae.encode(x))
+
+
 def test_batchtopk_is_exported_with_about_k_latents_a_row() -> None:
-    x = rows()
-    member = member_of(CONFIGS["batchtopk"], x, num_steps=4 * STEPS)
-    train(member, x, 4 * STEPS)
+    x = rows(STEPS * BATCH)
+    member = fresh(CONFIGS["batchtopk"], x, num_steps=4 * STEPS)
+    trained_by(member, x, 4 * STEPS)
     l0 = float((member.export().encode(x) != 0).sum(1).double().mean())
     assert abs(l0 - 2) < 0.3
 
 
 def test_the_exported_sae_says_how_it_was_trained() -> None:
-    x = rows()
-    member = member_of(CONFIGS["batchtopk"], x)
-    train(member, x, STEPS)
+    x = rows(STEPS * BATCH)
+    member = fresh(CONFIGS["batchtopk"], x)
+    trained_by(member, x, STEPS)
     metadata = member.export().metadata
     assert metadata["training_architecture"] == "batchtopk"
     assert metadata["l0"] == member.curve[-1]["l0"]
@@ -154,24 +160,24 @@ def test_the_exported_sae_says_how_it_was_trained() -> None:
 
 
 def test_the_curve_has_a_row_at_each_logging_step_and_at_the_last() -> None:
-    x = rows()
-    member = member_of(CONFIGS["jumprelu"], x)
-    train(member, x, STEPS)
+    x = rows(STEPS * BATCH)
+    member = fresh(CONFIGS["jumprelu"], x)
+    trained_by(member, x, STEPS)
     assert [row["step"] for row in member.curve] == [7, 14, 21, 28, 30]
     assert all(math.isfinite(row["loss"]) for row in member.curve)
 
 
 def test_step_returns_the_row_that_it_logs() -> None:
-    x = rows()
-    member = member_of(CONFIGS["relu"], x)
-    train(member, x, 6)
+    x = rows(STEPS * BATCH)
+    member = fresh(CONFIGS["relu"], x)
+    trained_by(member, x, 6)
     row = member.step(x[:BATCH])
     assert row == member.curve[0]
     assert member.step(x[:BATCH]) is None
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
-    x = rows()
+    x = rows(STEPS * BATCH)
     shared = Training(log_every_steps=1, warmup_fraction=0.2, decay_fraction=0.2)
     member = Member(
         CONFIGS["topk"],
@@ -181,14 +187,14 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
         key="one",
         device="cpu",
     )
-    train(member, x, 10)
+    trained_by(member, x, 10)
     found = [row["lr"] for row in member.curve]
     expected = [0.005, *[0.01] * 8, 0.005]
     assert found == pytest.approx(expected)
 
 
 def test_the_default_learning_rate_falls_with_the_root_of_the_width() -> None:
-    x = rows()
+    x = rows(STEPS * BATCH)
     shared = Training(log_every_steps=1, warmup_fraction=0, decay_fraction=0)
     config = TopK(kind="topk", d_sae=64, k=2)
     member = Member(
@@ -201,21 +207,33 @@ def test_the_default_learning_rate_falls_with_the_root_of_the_width() -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_units_of_the_activations_do_not_matter(kind: str) -> None:
-    x = rows()
-    first, second = member_of(CONFIGS[kind], x), member_of(CONFIGS[kind], 1024 * x)
-    train(first, x, STEPS)
-    train(second, 1024 * x, STEPS)  # a power of two: exact in floating point
+    x = rows(STEPS * BATCH)
+    first, second = fresh(CONFIGS[kind], x), fresh(CONFIGS[kind], 1024 * x)
+    trained_by(first, x, STEPS)
+    trained_by(second, 1024 * x, STEPS)  # a power of two: exact in floating point
     assert first.curve == second.curve
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_batch_that_is_not_finite_leaves_the_member_as_it_was(kind: str) -> None:
-    x = rows()
-    member = member_of(CONFIGS[kind], x)
-    train(member, x, 5)
+def test_a_batch_that_is_not_finite_leaves_the_member_as_it_was(
+    kind: str, value: float, precision: str
+) -> None:
+    x = rows(STEPS * BATCH)
+    shared = SHARED.model_copy(update={"precision": precision})
+    member = Member(
+        CONFIGS[kind],
+        shared,
+        start=start_of(x),
+        num_steps=STEPS,
+        key="one",
+        device="cpu",
+    )
+    trained_by(member, x, 5)
     before = member.state()
     bad = x[:BATCH].clone()
-    bad[3, 2] = torch.inf
+    bad[3, 2] = value
     with pytest.raises(NonFiniteLossError, match=r"training\.one: .* at step 6; lower"):
         member.step(bad)
     assert_same(before, member.state())
@@ -226,7 +244,7 @@ def test_activations_that_do_not_vary_are_refused() -> None:
     with pytest.raises(
         ValueError, match="training: found activations that do not vary"
     ):
-        member_of(CONFIGS["topk"], x)
+        fresh(CONFIGS["topk"], x)
 
 
 def test_topk_recovers_the_features_of_a_toy() -> None:
@@ -244,3 +262,25 @@ def test_topk_recovers_the_features_of_a_toy() -> None:
         member.step(x[step * 256 : (step + 1) * 256])
     cosines = toy.features(config) @ member.export().W_dec.detach().t()
     assert float(cosines.amax(dim=1).mean()) >= 0.9
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_bfloat16_products_leave_the_losses_as_they_are_to_rounding(kind: str) -> None:
+    x = rows(STEPS * BATCH)
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        member = Member(
+            CONFIGS[kind],
+            SHARED.model_copy(update={"precision": precision}),
+            start=start_of(x),
+            num_steps=STEPS,
+            key="one",
+            device="cpu",
+        )
+        trained_by(member, x, STEPS)
+        losses.append([row["loss"] for row in member.curve])
+        state = member.state().tensors
+        weights = [t for name, t in state.items() if name.startswith("weights.")]
+        assert all(weight.dtype == torch.float32 for weight in weights)
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)

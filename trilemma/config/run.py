@@ -223,8 +223,7 @@ def _names(configs: list[SAEConfig]) -> list[str]:
     varying = [
         key
         for key in dict.fromkeys(key for c in configs for key in type(c).model_fields)
-        if key not in ("kind", *_SPARSITY_KEYS)
-        and len({repr(getattr(c, key)) for c in configs if hasattr(c, key)}) > 1
+        if key not in ("kind", *_SPARSITY_KEYS) and _varies(key, configs)
     ]
     names = []
     for config in configs:
@@ -239,6 +238,17 @@ def _names(configs: list[SAEConfig]) -> list[str]:
                 "change the seed of one or remove it"
             )
     return names
+
+
+def _varies(key: str, configs: list[SAEConfig]) -> bool:
+    """Return whether a key tells SAEs apart; a key of one kind only within it."""
+    having = [config for config in configs if key in type(config).model_fields]
+    if len(having) < len(configs):
+        kinds = dict.fromkeys(type(config) for config in having)
+        groups = [[c for c in having if type(c) is kind] for kind in kinds]
+    else:
+        groups = [having]
+    return any(len({repr(getattr(c, key)) for c in group}) > 1 for group in groups)
 
 
 def _short(key: str) -> str:

@@ -1,5 +1,6 @@
 """The SAEs of a family, and how all of them are trained."""
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -26,23 +27,119 @@ class _SAE(Section):
     seed: NonNegativeInt = Field(0, description="Seed of the initial weights.")
 
 
-class ReLU(_SAE):
-    """ReLU latents under an L1 penalty, with unit-norm decoder rows."""
-
-    kind: Literal["relu"]
-    l1_coefficient: NonNegativeFloat = Field(description="Weight of the L1 penalty.")
+class _Penalised(_SAE):
     sparsity_warmup_fraction: float = Field(
-        0.05, ge=0, le=1, description="Share of the steps over which L1 is turned up."
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of the steps over which the penalty is turned up.",
     )
 
 
-class JumpReLU(_SAE):
+class ReLU(_Penalised):
+    """ReLU latents under a penalty on their activations."""
+
+    kind: Literal["relu"]
+    l1_coefficient: NonNegativeFloat = Field(description="Weight of the penalty.")
+    penalty: Literal["l1", "l1_decoder_norm", "lp", "log"] = Field(
+        "l1",
+        description="l1: sum of activations; l1_decoder_norm: each times the norm of "
+        "its decoder row, which is then free; lp: sum of activations to the power p; "
+        "log: sum of log(1 + activation / log_scale).",
+    )
+    p: float | None = Field(None, gt=0, le=1, description="Power of the penalty lp.")
+    p_end: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Power to which p falls in ten equal steps, itself never reached; "
+        "absent: p stays.",
+    )
+    p_anneal_start_fraction: float | None = Field(
+        None, ge=0, lt=1, description="Share of the steps after which p falls."
+    )
+    log_scale: PositiveFloat | None = Field(
+        None, description="Activation that the penalty log takes for small."
+    )
+
+    @model_validator(mode="after")
+    def _penalty_is_whole(self) -> "ReLU":
+        needs = {"lp": ("p",), "log": ("log_scale",)}.get(self.penalty, ())
+        for key in ("p", "log_scale"):
+            found = getattr(self, key)
+            if (found is not None) != (key in needs):
+                need = "missing; it needs one" if found is None else "has no effect"
+                raise ValueError(f"{key}: {need} with penalty {self.penalty!r}")
+        if (self.p_end is None) != (self.p_anneal_start_fraction is None):
+            raise ValueError("p_end: goes with p_anneal_start_fraction; give both")
+        if self.p_end is not None and (self.p is None or self.p_end >= self.p):
+            raise ValueError(f"p_end: found {self.p_end}; must be below p")
+        return self
+
+
+class Gated(_Penalised):
+    """Latents with a gate beside their magnitude, under L1 on the gates."""
+
+    kind: Literal["gated"]
+    l1_coefficient: NonNegativeFloat = Field(description="Weight of the penalty.")
+
+
+class Group(_Penalised):
+    """ReLU latents in groups of equal size, under a penalty on each group's norm."""
+
+    kind: Literal["group"]
+    l1_coefficient: NonNegativeFloat = Field(description="Weight of the penalty.")
+    group_size: PositiveInt = Field(description="Latents in a group; divides d_sae.")
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> "Group":
+        if self.d_sae % self.group_size:
+            raise ValueError(
+                f"group_size: found {self.group_size}; must divide d_sae, which is "
+                f"{self.d_sae}"
+            )
+        return self
+
+
+class Tree(_Penalised):
+    """ReLU latents in trees: one fires only where its parent does, under L1."""
+
+    kind: Literal["tree"]
+    l1_coefficient: NonNegativeFloat = Field(description="Weight of the penalty.")
+    num_roots: PositiveInt = Field(description="Latents without a parent.")
+    branching: PositiveInt = Field(
+        description="Children of each latent, level by level, until d_sae is reached."
+    )
+
+    @model_validator(mode="after")
+    def _roots_fit(self) -> "Tree":
+        if self.num_roots > self.d_sae:
+            raise ValueError(
+                f"num_roots: found {self.num_roots}; must not exceed d_sae, which is "
+                f"{self.d_sae}"
+            )
+        return self
+
+
+class JumpReLU(_Penalised):
     """Latents with learned thresholds under an L0 penalty."""
 
     kind: Literal["jumprelu"]
-    l0_coefficient: NonNegativeFloat = Field(description="Weight of the L0 penalty.")
-    sparsity_warmup_fraction: float = Field(
-        0.05, ge=0, le=1, description="Share of the steps over which L0 is turned up."
+    l0_coefficient: NonNegativeFloat = Field(description="Weight of the penalty.")
+    penalty: Literal["step", "tanh"] = Field(
+        "step",
+        description="step: L0 with a straight-through gradient; tanh: a smooth count, "
+        "and a pull on silent latents.",
+    )
+    target_l0: PositiveFloat | None = Field(
+        None,
+        description="L0 to reach: the penalty is then (L0 / target_l0 - 1)^2.",
+    )
+    tanh_scale: PositiveFloat | None = Field(
+        None, description="Steepness of the penalty tanh."
+    )
+    pre_act_coefficient: NonNegativeFloat | None = Field(
+        None, description="Weight of the pull of the penalty tanh on dead latents."
     )
     threshold_init: PositiveFloat = Field(
         0.4, description="Threshold at the start, in scaled units."
@@ -51,19 +148,44 @@ class JumpReLU(_SAE):
         0.3, description="Width of the straight-through estimator, in scaled units."
     )
 
+    @model_validator(mode="after")
+    def _penalty_is_whole(self) -> "JumpReLU":
+        is_tanh = self.penalty == "tanh"
+        for key in ("tanh_scale", "pre_act_coefficient"):
+            if (getattr(self, key) is not None) != is_tanh:
+                need = "missing; it needs one" if is_tanh else "has no effect"
+                raise ValueError(f"{key}: {need} with penalty {self.penalty!r}")
+        if is_tanh and self.target_l0 is not None:
+            raise ValueError("target_l0: has no effect with penalty 'tanh'")
+        return self
+
 
 class _K(_SAE):
     k: PositiveInt = Field(description="Latents kept for each token.")
+    k_start: PositiveInt | None = Field(
+        None, description="Latents kept at the first step; absent: k."
+    )
+    k_anneal_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the steps over which k_start turns into k.",
+    )
     auxk_coefficient: NonNegativeFloat = Field(
         1 / 32, description="Weight of the auxiliary loss on dead latents."
     )
 
     @model_validator(mode="after")
     def _k_fits(self) -> "_K":
-        if self.k > self.d_sae:
-            raise ValueError(
-                f"k: found {self.k}; must not exceed d_sae, which is {self.d_sae}"
-            )
+        for key in ("k", "k_start"):
+            found = getattr(self, key)
+            if found is not None and found > self.d_sae:
+                raise ValueError(
+                    f"{key}: found {found}; must not exceed d_sae, which is "
+                    f"{self.d_sae}"
+                )
+        if (self.k_start is None) != (self.k_anneal_fraction is None):
+            raise ValueError("k_start: goes with k_anneal_fraction; give both")
         return self
 
 
@@ -76,16 +198,42 @@ class TopK(_K):
     )
 
 
-class BatchTopK(_K):
-    """The k x batch largest latents of a batch; a threshold at inference."""
-
-    kind: Literal["batchtopk"]
+class _BatchK(_K):
     threshold_decay: float = Field(
         0.999, gt=0, lt=1, description="Decay of the inference threshold's average."
     )
 
 
-SAEConfig = Annotated[ReLU | JumpReLU | TopK | BatchTopK, Field(discriminator="kind")]
+class BatchTopK(_BatchK):
+    """The k x batch largest latents of a batch; a threshold at inference."""
+
+    kind: Literal["batchtopk"]
+
+
+class Matryoshka(_BatchK):
+    """BatchTopK whose first latents alone have to reconstruct too, at every width."""
+
+    kind: Literal["matryoshka"]
+    widths: tuple[PositiveInt, ...] = Field(
+        min_length=1,
+        description="Widths of the nested SAEs, ascending, the last one d_sae.",
+    )
+
+    @model_validator(mode="after")
+    def _widths_nest(self) -> "Matryoshka":
+        rising = all(a < b for a, b in itertools.pairwise(self.widths))
+        if not rising or self.widths[-1] != self.d_sae:
+            raise ValueError(
+                f"widths: found {list(self.widths)}; they must rise and end at d_sae, "
+                f"which is {self.d_sae}"
+            )
+        return self
+
+
+SAEConfig = Annotated[
+    ReLU | Gated | Group | Tree | JumpReLU | TopK | BatchTopK | Matryoshka,
+    Field(discriminator="kind"),
+]
 
 
 class Control(Section):
@@ -105,6 +253,11 @@ class Training(Section):
     """What all SAEs of a family share: data order, batches, schedule."""
 
     batch_tokens: PositiveInt = Field(2048, description="Rows in a step.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of matrix products in training; weights, their moments and all "
+        "sums are float32 in either case.",
+    )
     epochs: PositiveInt = Field(1, description="Passes over the training split.")
     seed: NonNegativeInt = Field(0, description="Seed of the order of rows.")
     warmup_fraction: float = Field(

@@ -8,7 +8,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-Activation = Literal["relu", "topk", "jumprelu"]
+Activation = Literal["relu", "topk", "jumprelu", "gated", "tree"]
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -19,6 +19,17 @@ _ARCHITECTURES: dict[Activation, str] = {
     "relu": "standard",
     "topk": "topk",
     "jumprelu": "jumprelu",
+    "gated": "gated",
+    # Ours: SAELens knows no trees, and says so of this name.
+    "tree": "trilemma_tree",
+}
+_SHARED_TENSORS = ("W_dec", "W_enc", "b_dec", "b_enc")
+_ADDED_TENSORS: dict[Activation, tuple[str, ...]] = {
+    "relu": (),
+    "topk": (),
+    "jumprelu": ("threshold",),
+    "gated": ("b_mag", "r_mag"),
+    "tree": ("parents",),
 }
 
 
@@ -28,7 +39,11 @@ class SAEFile(NamedTuple):
     activation: Activation
     """Its activation function at inference."""
     tensors: dict[str, Tensor]
-    """W_enc, b_enc, W_dec, b_dec and, for JumpReLU, threshold; float32."""
+    """W_enc, b_enc, W_dec, b_dec and what the activation function adds; float32.
+
+    For JumpReLU threshold; for gated r_mag and b_mag, and b_enc is the gates' bias; for
+    tree parents, int64.
+    """
     k: int | None
     """Latents kept for each row, for TopK alone."""
     metadata: dict[str, Any]
@@ -56,10 +71,12 @@ def write(file: SAEFile, folder: str | Path) -> None:
     text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     tensors = {
-        name: tensor.detach().float().cpu().contiguous()
-        for name, tensor in sorted(file.tensors.items())
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in file.tensors.items()
     }
-    save_file(tensors, folder / WEIGHTS_FILE)
+    if file.activation == "gated":
+        tensors["b_gate"] = tensors.pop("b_enc")
+    save_file(dict(sorted(tensors.items())), folder / WEIGHTS_FILE)
 
 
 def read(folder: str | Path) -> SAEFile:
@@ -127,11 +144,15 @@ def _tensors(folder: Path, activation: Activation) -> dict[str, Tensor]:
         ) from error
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: is no whole safetensors file ({error})") from error
-    wanted = ["W_dec", "W_enc", "b_dec", "b_enc"]
-    wanted += ["threshold"] if activation == "jumprelu" else []
+    if activation == "gated" and "b_gate" in tensors:
+        tensors["b_enc"] = tensors.pop("b_gate")
+    wanted = sorted([*_SHARED_TENSORS, *_ADDED_TENSORS[activation]])
     if sorted(tensors) != wanted:
         raise ValueError(
             f"{path}: found tensors {', '.join(sorted(tensors))}; an SAE with "
             f"{activation} has {', '.join(wanted)}"
         )
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    return {
+        name: tensor if name == "parents" else tensor.float()
+        for name, tensor in tensors.items()
+    }

@@ -109,8 +109,8 @@ def test_a_config_that_is_no_object_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     saelens.write(a_file(), tmp_path)
-    change(tmp_path, architecture="gated")
-    message = "found architecture 'gated'; one of 'standard', 'topk', 'jumprelu' can"
+    change(tmp_path, architecture="temporal")
+    message = "found architecture 'temporal'; one of 'standard', 'topk', 'jumprelu', "
     with pytest.raises(ValueError, match=message):
         saelens.read(tmp_path)
 

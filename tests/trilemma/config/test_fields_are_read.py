@@ -1,0 +1,55 @@
+"""A setting that nothing reads is an error of ours."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from trilemma.config.run import Run
+from trilemma.config.section import Section
+
+PACKAGES = ("flows", "storage", "tasks", "trilemma")
+# Their validators compare fields with each other, which is not yet a use.
+DEFINITIONS = {"saes.py", "sources.py", "stages.py"}
+
+
+def sections(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return every section that can be part of a profile; `Run` among them."""
+    found = [model]
+    for below in Section.__subclasses__():
+        found += [below, *_below(below)]
+    return sorted(set(found), key=lambda section: section.__name__)
+
+
+def _below(section: type[BaseModel]) -> list[type[BaseModel]]:
+    return [x for sub in section.__subclasses__() for x in (sub, *_below(sub))]
+
+
+def names_read() -> set[str]:
+    """Return every name that code reads as an attribute, or in a pattern."""
+    found: set[str] = set()
+    for package in PACKAGES:
+        for path in Path(package).rglob("*.py"):
+            if path.parent.name == "config" and path.name in DEFINITIONS:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    found.add(node.attr)
+                elif isinstance(node, ast.MatchClass):
+                    found |= set(node.kwd_attrs)
+    return found
+
+
+READ = names_read()
+
+
+@pytest.mark.parametrize("section", sections(Run), ids=lambda section: section.__name__)
+def test_every_field_is_read_somewhere(section: type[BaseModel]) -> None:
+    unread = set(section.model_fields) - READ
+    assert unread == set()
+
+
+def test_a_field_that_nothing_reads_is_found() -> None:
+    assert "a_setting_nobody_reads" not in READ
+    assert "sparsity_warmup_fraction" in READ

@@ -1,0 +1,78 @@
+"""JumpReLU SAEs: each latent has a threshold of its own, learned.
+
+Penalties: L0 with a straight-through gradient (Rajamanoharan et al., 2024, "Jumping
+ahead", section 3); the squared distance of L0 from a target (same authors' appendix on
+target sparsity, as dictionary_learning has it); a tanh count with a pull on silent
+latents (Conerly et al., Anthropic, January 2025, "Dictionary learning optimization
+techniques").
+"""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from trilemma import activation_functions, losses
+from trilemma.codes import Code
+from trilemma.config.saes import JumpReLU
+from trilemma.kinds import kind, latents
+from trilemma.kinds.kind import Averages, Batch, Exported, Forward, Kind, Weights
+
+
+def make(config: JumpReLU) -> Kind:
+    """Return the kind; thresholds are kept as logarithms."""
+    start = torch.full((config.d_sae,), math.log(config.threshold_init))
+    return Kind(
+        forward=functools.partial(_forward, config),
+        export=_export,
+        coefficient=config.l0_coefficient,
+        warmup_fraction=config.sparsity_warmup_fraction,
+        added_weights={"log_threshold": start},
+    )
+
+
+def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
+    # Always float32: bfloat16 would lose the small steps of a threshold.
+    thresholds = weights["log_threshold"].exp()
+    known = latents.pre_acts(batch.x, weights)
+    # Pairs just below their threshold move it too.
+    floor = thresholds.detach() - config.bandwidth / 2
+    found = latents.above(floor, batch.x, weights, known)
+    threshold, size = found.spread(thresholds), len(batch.x)
+    acts = activation_functions.jumprelu_ste(
+        found.values, threshold, bandwidth=config.bandwidth
+    )
+    x_hat = found.decode(acts, weights)
+    if config.penalty == "tanh":
+        assert config.tanh_scale is not None
+        penalty = losses.tanh(acts, config.tanh_scale, batch=size)
+        penalty = penalty + _pull(config, thresholds, weights, batch)
+    else:
+        penalty = losses.l0(
+            found.values, threshold, bandwidth=config.bandwidth, batch=size
+        )
+        if config.target_l0 is not None:
+            penalty = (penalty / config.target_l0 - 1).square()
+    return Forward(x_hat, losses.mse(batch.x, x_hat), penalty, Code(acts, found.pairs))
+
+
+def _pull(
+    config: JumpReLU, thresholds: Tensor, weights: Weights, batch: Batch
+) -> Tensor:
+    """Return how far dead latents are below their thresholds, weighed."""
+    assert config.pre_act_coefficient is not None
+    dead = batch.dead
+    pre_acts = torch.addmm(
+        weights["b_enc"].index_select(0, dead),
+        batch.x - weights["b_dec"],
+        weights["W_enc"].index_select(1, dead),
+    )
+    gap = torch.relu(thresholds.index_select(0, dead) - pre_acts)
+    return config.pre_act_coefficient * losses.l1(gap, batch=len(batch.x))
+
+
+def _export(weights: Weights, averages: Averages, scale: float) -> Exported:
+    threshold = weights["log_threshold"].exp() / scale
+    tensors = kind.unscaled(weights, scale) | {"threshold": threshold}
+    return Exported("jumprelu", tensors, None)

@@ -1,0 +1,94 @@
+"""The seam between the training loop and the kinds of SAEs: what each kind decides."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from trilemma.codes import Code
+from trilemma.formats.saelens import Activation
+
+Weights = dict[str, Tensor]
+"""W_enc, b_enc, W_dec, b_dec, all in scaled activations, and what the kind adds."""
+Averages = dict[str, Tensor]
+"""What changes from step to step without a gradient, such as a running threshold."""
+
+
+class Batch(NamedTuple):
+    """A batch of scaled activations, and when in training it comes."""
+
+    x: Float[Tensor, "batch d_in"]
+    step: int
+    """Counted from 0."""
+    num_steps: int
+    averages: Averages
+    """Those of the kind, as they stood after the step before."""
+    dead: Int64[Tensor, "num_dead"]
+    """Latents that count as dead."""
+
+
+class Forward(NamedTuple):
+    """A batch on its way through an SAE, with gradients."""
+
+    x_hat: Float[Tensor, "batch d_in"]
+    """The reconstruction."""
+    error: Float[Tensor, ""]
+    """What is minimised, as a squared error summed over dimensions, mean over rows."""
+    penalty: Float[Tensor, ""] | None
+    """Mean over rows of what the coefficient weighs; None where there is none."""
+    code: Code
+
+
+class Exported(NamedTuple):
+    """What the kind says of an SAE at inference."""
+
+    activation: Activation
+    tensors: Weights
+    """All tensors of the SAE, in the units of the activations."""
+    k: int | None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of SAE decides; made from its config, and unchanged by training."""
+
+    forward: Callable[[Weights, Batch], Forward]
+    export: Callable[[Weights, Averages, float], Exported]
+    """Takes weights, averages and what activations are multiplied by in training."""
+    has_unit_decoder: bool = True
+    """Whether decoder rows keep unit norm."""
+    kept_square: float = 0.5
+    """Mean over latents of the squares that a random start keeps.
+
+    Of standard normal pre-activations, 0 for those not kept; a half is positive.
+    """
+    coefficient: float = 0.0
+    """Weight of the penalty, once it is turned up."""
+    warmup_fraction: float = 0.0
+    """Share of the steps over which it is turned up."""
+    auxk_coefficient: float = 0.0
+    """Weight of AuxK on dead latents."""
+    added_weights: Weights = field(default_factory=dict)
+    """Weights to start from besides those that all kinds share."""
+    averages: Averages = field(default_factory=dict)
+    """Averages before the first step."""
+    averaged: Callable[[Batch, Forward], Averages] = lambda batch, forward: {}
+    """Gives the averages after a step, and leaves those before it as they are."""
+
+    def coefficient_at(self, step: int, num_steps: int) -> float:
+        """Return the penalty's weight at a step: it rises evenly over the warm-up."""
+        warmup = self.warmup_fraction * num_steps
+        rising = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+        return self.coefficient * rising
+
+
+def unscaled(weights: Weights, scale: float) -> Weights:
+    """Return what all kinds share, for activations that `scale` multiplies."""
+    return {
+        "W_enc": weights["W_enc"],
+        "b_enc": weights["b_enc"] / scale,
+        "W_dec": weights["W_dec"],
+        "b_dec": weights["b_dec"] / scale,
+    }

@@ -1,0 +1,95 @@
+"""The latents of a batch that can matter: a few pairs of row and latent, or all.
+
+Both forms give the same numbers to rounding. Which one is used follows from how many
+pairs there are, so equal runs take equal ways.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from trilemma import codes
+from trilemma.codes import Support
+from trilemma.kinds.kind import Weights
+
+# Above this share of all pairs, products of whole matrices take less time.
+_SPARSE_SHARE = 1 / 64
+
+
+class Latents(NamedTuple):
+    """Pre-activations with gradients, of some pairs or of all."""
+
+    values: Tensor
+    """`[num]` of the pairs, or `[batch, d_sae]`."""
+    pairs: Support | None
+    """None: all."""
+
+    def spread(self, per_latent: Float[Tensor, "d_sae"]) -> Tensor:
+        """Return what each value's latent has, in a shape that fits the values."""
+        if self.pairs is None:
+            return per_latent
+        return per_latent.index_select(0, self.pairs.columns)
+
+    def decode(self, acts: Tensor, weights: Weights) -> Float[Tensor, "batch d_in"]:
+        """Return what activations of these latents decode to, float32."""
+        W_dec, b_dec = weights["W_dec"], weights["b_dec"]
+        if self.pairs is None:
+            return torch.addmm(b_dec, acts, W_dec).float()
+        return codes.decode(acts, W_dec, support=self.pairs) + b_dec
+
+
+@torch.no_grad()
+def pre_acts(
+    x: Float[Tensor, "batch d_in"], weights: Weights
+) -> Float[Tensor, "batch d_sae"]:
+    """Return (x - b_dec) W_enc + b_enc, in the precision of matrix products.
+
+    Without a gradient, which `at` and `all_of` give back to those that matter.
+    """
+    return torch.addmm(weights["b_enc"], x - weights["b_dec"], weights["W_enc"])
+
+
+def at(
+    pairs: Support,
+    x: Float[Tensor, "batch d_in"],
+    weights: Weights,
+    known: Float[Tensor, "batch d_sae"],
+) -> Latents:
+    """Return some pairs, with their known pre-activations."""
+    encoder = (weights["W_enc"], weights["b_enc"], weights["b_dec"])
+    values = codes.selected_pre_acts(x, *encoder, pre_acts=known, support=pairs)
+    return Latents(values, pairs)
+
+
+def all_of(
+    x: Float[Tensor, "batch d_in"],
+    weights: Weights,
+    known: Float[Tensor, "batch d_sae"],
+) -> Latents:
+    """Return all pairs, with their known pre-activations."""
+    encoder = (weights["W_enc"], weights["b_enc"], weights["b_dec"])
+    return Latents(codes.all_pre_acts(x, *encoder, pre_acts=known), None)
+
+
+def above(
+    floor: Float[Tensor, "#d_sae"],
+    x: Float[Tensor, "batch d_in"],
+    weights: Weights,
+    known: Float[Tensor, "batch d_sae"],
+) -> Latents:
+    """Return the pairs whose pre-activation exceeds the floor, or all if many do."""
+    return where(known > floor, x, weights, known)
+
+
+def where(
+    is_in: Bool[Tensor, "batch d_sae"],
+    x: Float[Tensor, "batch d_in"],
+    weights: Weights,
+    known: Float[Tensor, "batch d_sae"],
+) -> Latents:
+    """Return the pairs that a mask holds, or all if it holds many."""
+    if int(is_in.sum()) > _SPARSE_SHARE * is_in.numel():
+        return all_of(x, weights, known)
+    return at(codes.where(is_in), x, weights, known)

@@ -1,0 +1,55 @@
+"""TopK SAEs: the k largest latents of each row (Gao et al., 2024, section 2.3)."""
+
+import functools
+from statistics import NormalDist
+
+import torch
+
+from trilemma import codes, losses
+from trilemma.codes import Code
+from trilemma.config.saes import BatchTopK, Matryoshka, TopK
+from trilemma.kinds import kind, latents
+from trilemma.kinds.kind import Averages, Batch, Exported, Forward, Kind, Weights
+
+_NORMAL = NormalDist()
+
+
+def make(config: TopK) -> Kind:
+    """Return the kind."""
+    return Kind(
+        forward=functools.partial(_forward, config),
+        export=functools.partial(_export, config.k),
+        kept_square=kept_square(config),
+        auxk_coefficient=config.auxk_coefficient,
+    )
+
+
+def k_at(config: TopK | BatchTopK | Matryoshka, step: int, num_steps: int) -> int:
+    """Return how many latents are kept at a step: k_start turns evenly into k."""
+    if config.k_start is None or config.k_anneal_fraction is None:
+        return config.k
+    share = min(1.0, step / (config.k_anneal_fraction * num_steps))
+    return round(config.k_start + (config.k - config.k_start) * share)
+
+
+def kept_square(config: TopK | BatchTopK | Matryoshka) -> float:
+    """Return the mean of the squares kept; see `Kind`.
+
+    With the share p above the cut c that is p + c phi(c), phi the normal density.
+    """
+    share = min((config.k_start or config.k) / config.d_sae, 0.5)
+    cut = _NORMAL.inv_cdf(1 - share)
+    return share + cut * _NORMAL.pdf(cut)
+
+
+def _forward(config: TopK, weights: Weights, batch: Batch) -> Forward:
+    known = latents.pre_acts(batch.x, weights)
+    pairs = codes.topk(known, k_at(config, batch.step, batch.num_steps))
+    found = latents.at(pairs, batch.x, weights, known)
+    acts = torch.relu(found.values)
+    x_hat = found.decode(acts, weights)
+    return Forward(x_hat, losses.mse(batch.x, x_hat), None, Code(acts, pairs))
+
+
+def _export(k: int, weights: Weights, averages: Averages, scale: float) -> Exported:
+    return Exported("topk", kind.unscaled(weights, scale), k)
