@@ -1,13 +1,15 @@
-"""One line on the machine and the libraries, to stand beside figures."""
+"""What the machine is, for a line beside figures, and how fast it multiplies."""
 
 import datetime
 import importlib.metadata
 import os
 import platform
+import time
 
 import torch
 
 _PACKAGES = ("torch", "transformers", "transformer-lens", "zarr")
+_RATE_SECONDS = 0.5
 
 
 def line() -> str:
@@ -22,3 +24,20 @@ def line() -> str:
         f"{torch.get_num_threads()} threads, {gpu}, Python "
         f"{platform.python_version()}, {versions}"
     )
+
+
+def matmul_rate(
+    num_rows: int, inner: int, width: int, *, dtype: torch.dtype, device: str
+) -> float:
+    """Return the flops a second of one matrix product, repeated into one buffer."""
+    left = torch.randn(num_rows, inner, dtype=dtype, device=device)
+    right = torch.randn(inner, width, dtype=dtype, device=device)
+    out = torch.mm(left, right)
+    count = 0
+    began = time.perf_counter()
+    while (seconds := time.perf_counter() - began) < _RATE_SECONDS:
+        torch.mm(left, right, out=out)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        count += 1
+    return 2 * count * num_rows * inner * width / seconds

@@ -1,0 +1,98 @@
+"""Sparsity coefficients at which contestants come out at one L0, as once measured."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.trainers.serving import Contest
+
+FILE = Path(__file__).with_suffix(".json")
+TOLERANCE = 0.05
+_MOST_RUNS = 8
+_FACTOR = 8.0
+
+
+class Tuned(NamedTuple):
+    """What a search came to."""
+
+    coefficient: float
+    l0: float
+    """The L0 that it gave."""
+
+
+def key(contest: Contest) -> str:
+    """Return what the coefficients of a contest are kept under."""
+    return (
+        f"{contest.kind} {contest.d_in}x{contest.d_sae}, l0 {contest.k}, "
+        f"{contest.steps} steps of {contest.batch}"
+    )
+
+
+def load(contest: Contest, name: str) -> float:
+    """Return the coefficient of a contestant.
+
+    Raises:
+        ValueError: there is none for this contest.
+
+    """
+    found = _read().get(key(contest), {}).get(name)
+    if found is None:
+        raise ValueError(
+            f"{FILE.name}: found no coefficient of {name} for {key(contest)!r}; "
+            f"measure it with --tune"
+        )
+    return found["coefficient"]
+
+
+def save(contest: Contest, name: str, tuned: Tuned) -> None:
+    """Add a coefficient to the file, or replace it."""
+    found = _read()
+    found.setdefault(key(contest), {})[name] = tuned._asdict()
+    FILE.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+
+
+def search(measure: Callable[[float], float], *, target: float) -> Tuned:
+    """Return the coefficient whose L0 is nearest to the target, of a few tried.
+
+    L0 falls as the coefficient rises, about by a power law: each try is where the line
+    through the two nearest tries, in logarithms, meets the target, kept inside what
+    encloses it.
+    """
+    tries = [Tuned(1.0, measure(1.0))]
+    while len(tries) < _MOST_RUNS and not _is_near(tries[-1], target):
+        coefficient = _next(tries, target)
+        tries.append(Tuned(coefficient, measure(coefficient)))
+    return min(tries, key=lambda tuned: abs(_excess(tuned, target)))
+
+
+def _next(tries: list[Tuned], target: float) -> float:
+    dense = [tuned for tuned in tries if tuned.l0 > target]
+    sparse = [tuned for tuned in tries if tuned.l0 <= target]
+    if not sparse:
+        return max(tuned.coefficient for tuned in dense) * _FACTOR
+    if not dense:
+        return min(tuned.coefficient for tuned in sparse) / _FACTOR
+    low = max(dense, key=lambda tuned: tuned.coefficient)
+    high = min(sparse, key=lambda tuned: tuned.coefficient)
+    above, below = _excess(low, target), -_excess(high, target)
+    # Never nearer to an end than a tenth, where the law does not hold.
+    share = min(max(above / (above + below), 0.1), 0.9)
+    return low.coefficient * (high.coefficient / low.coefficient) ** share
+
+
+def _is_near(tuned: Tuned, target: float) -> bool:
+    return abs(tuned.l0 / target - 1) <= TOLERANCE
+
+
+def _excess(tuned: Tuned, target: float) -> float:
+    """Return the logarithm of L0 over the target; an L0 of 0 counts as very small."""
+    return math.log(max(tuned.l0, 1e-3) / target)
+
+
+def _read() -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    if FILE.exists():
+        found = json.loads(FILE.read_text())
+    return found
