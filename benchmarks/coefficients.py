@@ -64,7 +64,7 @@ def search(measure: Callable[[float], float], *, target: float) -> Tuned:
     while len(tries) < _MOST_RUNS and not _is_near(tries[-1], target):
         coefficient = _next(tries, target)
         tries.append(Tuned(coefficient, measure(coefficient)))
-    return min(tries, key=lambda tuned: abs(_excess(tuned, target)))
+    return min(tries, key=lambda tuned: abs(tuned.l0 - target))
 
 
 def _next(tries: list[Tuned], target: float) -> float:
@@ -87,8 +87,8 @@ def _is_near(tuned: Tuned, target: float) -> bool:
 
 
 def _excess(tuned: Tuned, target: float) -> float:
-    """Return the logarithm of L0 over the target; an L0 of 0 counts as very small."""
-    return math.log(max(tuned.l0, 1e-3) / target)
+    """Return the logarithm of L0 over the target; far below counts as a tenth of it."""
+    return math.log(max(tuned.l0 / target, 0.1))
 
 
 def _read() -> dict[str, dict[str, dict[str, float]]]:
