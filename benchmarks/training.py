@@ -83,17 +83,28 @@ def main() -> None:
     """Let all contestants train; print a table and one line of ratios."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    if not arguments.peers_python.exists():
+        print(f"no {arguments.peers_python}: peers are left out (make test-peers)")
     folder = Path(tempfile.mkdtemp(prefix="benchmark-training-"))
     found: Found = {}
     try:
-        for shape in arguments.shapes:
-            for kind in arguments.kinds:
-                contest = _contest(arguments, shape, kind, folder)
-                if arguments.tune:
-                    _tune(arguments, contest, folder)
-                else:
-                    results = _results(arguments, contest, folder)
-                    found.setdefault(_label(contest), {})[kind] = results
+        contests = [
+            _contest(arguments, shape, kind, folder)
+            for shape in arguments.shapes
+            for kind in arguments.kinds
+            if kind in TUNED or not arguments.tune
+        ]
+        if not arguments.tune:
+            for contest in contests:  # a coefficient that is missing is said at once
+                for name in _names(arguments, contest.kind):
+                    _coefficient(contest, name)
+        for contest in contests:
+            _write(contest)
+            if arguments.tune:
+                _tune(arguments, contest, folder)
+            else:
+                results = _results(arguments, contest, folder)
+                found.setdefault(_label(contest), {})[contest.kind] = results
     finally:
         shutil.rmtree(folder)
     if not arguments.tune:
@@ -207,8 +218,6 @@ def _rate(contest: Contest, dtype: str) -> float:
 
 def _tune(arguments: Arguments, contest: Contest, folder: Path) -> None:
     """Find and keep the coefficient of every contestant of a kind."""
-    if contest.kind not in TUNED:
-        return
     for name in _names(arguments, contest.kind):
 
         def measure(coefficient: float, name: str = name) -> float:
@@ -228,10 +237,10 @@ def _tune(arguments: Arguments, contest: Contest, folder: Path) -> None:
 
 
 def _contest(arguments: Arguments, shape: str, kind: str, folder: Path) -> Contest:
-    """Return what all contestants of a kind are told, its files written."""
+    """Return what all contestants of a kind are told."""
     d_in, d_sae, k, batch = map(int, shape.split(","))
     steps = 1 + arguments.rounds * arguments.steps
-    contest = Contest(
+    return Contest(
         kind=kind,
         d_in=d_in,
         d_sae=d_sae,
@@ -247,17 +256,20 @@ def _contest(arguments: Arguments, shape: str, kind: str, folder: Path) -> Conte
         rows=str(folder / f"{d_in}x{d_sae}.safetensors"),
         start=str(folder / f"{d_in}x{d_sae}-{kind}.safetensors"),
     )
+
+
+def _write(contest: Contest) -> None:
+    """Write the rows of a shape, if they are not there, and the initial weights."""
     if not Path(contest.rows).exists():
         sparse_rows.write(
             Path(contest.rows),
-            d_in=d_in,
-            num_features=d_sae,
-            active=k,
-            sizes={"train": NUM_BATCHES * batch, "held_out": HELD_OUT_ROWS},
+            d_in=contest.d_in,
+            num_features=contest.d_sae,
+            active=contest.k,
+            sizes={"train": NUM_BATCHES * contest.batch, "held_out": HELD_OUT_ROWS},
         )
     rows = load_file(contest.rows)["train"]
     save_file(Ours(contest._replace(device="cpu"), rows).weights(), contest.start)
-    return contest
 
 
 def _coefficient(contest: Contest, name: str) -> float | None:
@@ -267,7 +279,6 @@ def _coefficient(contest: Contest, name: str) -> float | None:
 def _names(arguments: Arguments, kind: str) -> Sequence[str]:
     if arguments.peers_python.exists():
         return KINDS[kind]
-    print(f"no {arguments.peers_python}: peers are left out (make test-peers)")
     return (OURS,)
 
 
