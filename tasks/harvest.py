@@ -148,12 +148,13 @@ def _harvest(
             written[split] = at.rows
             tell(sum(written.values()), f", {at.queued} parts in the queue")
 
-        def look() -> None:
+        def look(queued: int | None) -> None:
             now = sum(writer.num_committed_rows() for writer in writers.values())
-            tell(now - before, f", {share.num_workers} workers")
+            queue = "" if queued is None else f", {queued} parts in their queues"
+            tell(now - before, f", {share.num_workers} workers{queue}")
 
         if compute.runner == "ray":
-            workers.work_on_ray(share, compute, asked=asked, look=look)
+            workers.work_on_ray(share, compute, asked=asked, look=lambda: look(None))
         elif share.num_workers > 1:
             workers.work_together(share, asked=asked, look=look)
         else:

@@ -32,7 +32,7 @@ from trilemma.config.stages import Compute
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 5.0
-# A pipe holds 64 KiB, and nobody reads it before the worker has sent all.
+# A pipe holds 64 KiB, and in the end nobody reads it.
 _LONGEST_TOLD = 8_000
 _STOP_SECONDS = 60
 # A fork would take CUDA, threads and locks along.
@@ -95,11 +95,12 @@ def work(
 
 
 def work_together(
-    share: Share, *, asked: Callable[[], bool], look: Callable[[], None]
+    share: Share, *, asked: Callable[[], bool], look: Callable[[int], None]
 ) -> None:
     """Do all shares in processes of this machine, each with a GPU of its own.
 
-    `look` is called now and then while they work.
+    `look` is called now and then while they work, with how many parts wait for the
+    disk in all of them.
 
     Raises:
         Interrupted: `asked` says so; the workers have stopped at a committed part.
@@ -111,8 +112,7 @@ def work_together(
     # Typed as a context without processes; both kinds have them.
     context: Any = multiprocessing.get_context(START)
     started: list[_Worker] = []
-    failed: _Worker | None = None
-    watch = _Watch(asked, look)
+    watch = _Watch(asked, lambda: look(sum(worker.queued for worker in started)))
     try:
         for number in range(share.num_workers):
             here, there = context.Pipe(duplex=False)
@@ -124,13 +124,13 @@ def work_together(
             process.start()
             there.close()
             started.append(_Worker(number, process, here))
-        while failed is None and any(w.process.is_alive() for w in started):
+        is_going_on = True
+        while is_going_on:
             watch.pause()
-            failed = next((w for w in started if w.has_failed()), None)
-        # One that ended between the looks.
-        failed = failed or next((w for w in started if w.has_failed()), None)
-        if failed is not None:
-            failed.raise_failure()
+            # Asked first, so that what the last one told is listened to.
+            is_going_on = any(worker.process.is_alive() for worker in started)
+            for worker in started:
+                worker.listen()
     finally:
         for worker in started:
             worker.process.terminate()
@@ -206,32 +206,52 @@ class _Watch:
             self._last = time.monotonic()
 
 
+class _Failure(NamedTuple):
+    """What a worker tells before it ends for an error."""
+
+    is_users: bool
+    text: str
+
+
 class _Worker:
-    """A process that does a share, and the pipe by which it tells of a failure."""
+    """A process that does a share, and the pipe by which it tells of itself."""
 
     def __init__(self, number: int, process: BaseProcess, pipe: Connection) -> None:
         self.process = process
+        self.queued = 0
         self._number = number
         self._pipe = pipe
+        self._is_telling = True
 
-    def has_failed(self) -> bool:
-        """Return whether it ended other than well, or said why it will."""
-        is_told = self.process.is_alive() and self._pipe.poll()
-        return is_told or bool(self.process.exitcode)
+    def listen(self) -> None:
+        """Take in what the worker told; raise what it failed for.
 
-    def raise_failure(self) -> None:
-        """Raise what the worker told, or say that it was killed."""
-        try:
-            is_users, text = self._pipe.recv()
-        except EOFError:  # it was killed before it could tell
+        A pipe that is closed says nothing: a worker that has done its share closes it
+        well before its process ends. How the process ended decides.
+        """
+        # Read first: what it told before it ended is in the pipe by then.
+        status = self.process.exitcode
+        while self._is_telling and self._pipe.poll():
+            try:
+                told = self._pipe.recv()
+            except EOFError:
+                self._is_telling = False
+                self.queued = 0
+            else:
+                self._take(told)
+        if status:
             raise WorkerError(
-                f"harvest: worker {self._number} ended with status "
-                f"{self.process.exitcode}; if it was killed for memory, lower "
-                "compute.devices or harvest.batch_memory_mib"
-            ) from None
-        if is_users:
-            raise ValueError(text)
-        raise RuntimeError(f"harvest: worker {self._number} failed: {text}")
+                f"harvest: worker {self._number} ended with status {status}; if it was "
+                "killed for memory, lower compute.devices or harvest.batch_memory_mib"
+            )
+
+    def _take(self, told: Progress | _Failure) -> None:
+        if isinstance(told, Progress):
+            self.queued = told.queued
+        elif told.is_users:
+            raise ValueError(told.text)
+        else:
+            raise RuntimeError(f"harvest: worker {self._number} failed: {told.text}")
 
 
 def _local_cluster(share: Share) -> dict[str, Any]:
@@ -247,17 +267,19 @@ def _local_cluster(share: Share) -> dict[str, Any]:
 
 @task(name="harvest-share", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def _task(share: Share) -> None:
-    _do(share, asked=lambda: False)
+    _do(share, asked=lambda: False, report=lambda progress: None)
 
 
-def _do(share: Share, *, asked: Callable[[], bool]) -> None:
+def _do(
+    share: Share, *, asked: Callable[[], bool], report: Callable[[Progress], None]
+) -> None:
     torch.set_num_threads(share.threads)
     opened = open_sources(share.plan, share.settings.batch_seqs)
-    work(share, opened, asked=asked, report=lambda split, progress: None)
+    work(share, opened, asked=asked, report=lambda split, progress: report(progress))
 
 
 def _process(share: Share, pipe: Connection, parent: int) -> None:
-    """Be a worker; tell the parent what went wrong; end when the parent is killed."""
+    """Be a worker; tell the parent how it goes; end when the parent is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -266,12 +288,12 @@ def _process(share: Share, pipe: Connection, parent: int) -> None:
         torch.cuda.set_device(share.worker % torch.cuda.device_count())
     try:
         with interruption.watched() as asked:
-            _do(share, asked=asked)
+            _do(share, asked=asked, report=pipe.send)
     except Interrupted:
         sys.exit(0)
     except stage.EXPECTED as error:
-        pipe.send((True, str(error)[:_LONGEST_TOLD] or repr(error)))
+        pipe.send(_Failure(True, str(error)[:_LONGEST_TOLD] or repr(error)))
         sys.exit(1)
     except Exception:
-        pipe.send((False, traceback.format_exc()[-_LONGEST_TOLD:]))
+        pipe.send(_Failure(False, traceback.format_exc()[-_LONGEST_TOLD:]))
         sys.exit(1)

@@ -1,18 +1,23 @@
 """However many workers share a harvest, and wherever they run, the bytes are equal."""
 
 import json
+import multiprocessing
 import os
 import shutil
 
 import pytest
 
 from storage.home import Home
+from storage.places import LocalPlace
+from tasks import harvest, workers
 from tasks import plan as planning
-from tasks import workers
-from tasks.harvesting import Settings
+from tasks.activations import open_sources
+from tasks.corpus import SPLITS
+from tasks.harvesting import Progress, Settings
 from trilemma import config
 
 pytestmark = pytest.mark.slow
+WAIT_SECONDS = 30
 
 
 def digest(home):
@@ -27,6 +32,18 @@ def alone(tmp_path_factory, text_profile, run_flows):
     ended = run_flows(home, "harvest", text_profile, "compute.threads=1")
     assert ended.status == 0, ended.err
     return home
+
+
+@pytest.fixture
+def share(tmp_path, profile):
+    """Return the share of one of two workers in a small toy's harvest, just begun."""
+    run = config.load(profile, ("compute.devices=2", "compute.threads=1"))
+    plan = planning.make(run, Home(tmp_path))
+    opened = open_sources(plan, None)
+    share = harvest._share(plan, LocalPlace(tmp_path / "store"), opened)
+    for split in SPLITS:
+        share.writer(split)
+    return share._replace(threads=1)
 
 
 @pytest.mark.parametrize("runner", ["local", "ray"])
@@ -55,7 +72,7 @@ def test_a_workers_mistake_is_the_callers_in_one_line(tmp_path, profile):
         threads=1,
     )
     with pytest.raises(ValueError, match="ftp://nowhere"):
-        workers.work_together(share, asked=lambda: False, look=lambda: None)
+        workers.work_together(share, asked=lambda: False, look=lambda queued: None)
 
 
 def test_a_worker_that_is_killed_is_told_of(tmp_path, profile, monkeypatch):
@@ -64,4 +81,28 @@ def test_a_worker_that_is_killed_is_told_of(tmp_path, profile, monkeypatch):
     plan = planning.make(config.load(profile), Home(tmp_path))
     share = workers.Share(plan, "", None, Settings(1, 10.0), {}, 0, 1, 1)
     with pytest.raises(workers.WorkerError, match="worker 0 ended with status -9"):
-        workers.work_together(share, asked=lambda: False, look=lambda: None)
+        workers.work_together(share, asked=lambda: False, look=lambda queued: None)
+
+
+def test_workers_that_end_well_are_never_taken_for_killed_ones(share):
+    for _ in range(3):  # from the second time on there is nothing to do
+        workers.work_together(share, asked=lambda: False, look=lambda queued: None)
+    assert [share.writer(split).missing() for split in SPLITS] == [[], []]
+
+
+def test_what_waits_for_the_disk_is_the_sum_over_all_workers(share, monkeypatch):
+    is_shown = multiprocessing.get_context("fork").Event()
+
+    def work(share, *, asked, report):
+        report(Progress(rows=1, queued=2 + share.worker))
+        assert is_shown.wait(WAIT_SECONDS)
+
+    def look(queued):
+        if queued == 2 + 3:
+            is_shown.set()
+
+    monkeypatch.setattr(workers, "START", "fork")
+    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(workers, "_do", work)
+    workers.work_together(share, asked=lambda: False, look=look)
+    assert is_shown.is_set()
