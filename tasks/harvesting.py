@@ -147,7 +147,7 @@ class _Writing:
     @property
     def queued(self) -> int:
         """Return how many parts are being written or wait to be."""
-        return len(self._pending)
+        return sum(not future.done() for future in self._pending)
 
     def submit(self, part: int, chunks: Sequence["_HostChunk"]) -> None:
         """Queue a part; wait while the queue is full; raise what a thread raised."""

@@ -5,6 +5,8 @@ import errno
 import itertools
 import os
 import threading
+from concurrent import futures
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -317,3 +319,19 @@ def test_slow_disk_never_has_more_parts_waiting_than_the_queue_holds(
     )
     assert place.most == room[most_bytes] + 1
     assert max(queued) <= room[most_bytes]
+
+
+def test_parts_that_are_written_are_not_counted_as_waiting():
+    may_write = threading.Event()
+    writer = SimpleNamespace(
+        layout=array_sources.layout(),
+        part_sequences=lambda part: slice(part, part + 1),
+        write_part=lambda part, chunks: may_write.wait(WAIT_SECONDS),
+    )
+    with harvesting._Writing(writer) as writing:
+        writing.submit(0, [])
+        writing.submit(1, [])
+        before = writing.queued
+        may_write.set()
+        futures.wait(writing._pending)
+        assert (before, writing.queued) == (2, 0)
