@@ -18,7 +18,14 @@ from storage.encoding import encode_chunk, encode_shard
 from storage.layout import METADATA, Grid, Layout, StoredArray
 from storage.places import Place
 
-__all__ = ["ChunkData", "HookChunk", "Layout", "StoreWriter", "forget_commits"]
+__all__ = [
+    "ChunkData",
+    "HookChunk",
+    "Layout",
+    "StoreWriter",
+    "forget_commits",
+    "has_begun",
+]
 
 # How many small files go to the disk together.
 _BATCH = 64
@@ -78,7 +85,7 @@ class StoreWriter:
         assert num_seqs > 0
         self.layout = layout
         self._place = place
-        self._root = f"{split}.zarr"
+        self._root = _root(split)
         self._grid = Grid.of(layout, num_seqs)
         self._commits = Commits(place, split, self._grid)
         self._reader = ChunkReader(place.child(self._root), self._grid)
@@ -306,6 +313,15 @@ class StoreWriter:
 
     def _name(self, file: str) -> str:
         return f"{self._root}/{file}"
+
+
+def has_begun(place: Place, split: str) -> bool:
+    """Return whether some writer has opened a split there, without opening one."""
+    return place.size(f"{_root(split)}/{METADATA}") is not None
+
+
+def _root(split: str) -> str:
+    return f"{split}.zarr"
 
 
 def _arrays_of(chunk: ChunkData) -> dict[str, npt.NDArray[Any]]:

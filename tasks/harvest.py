@@ -1,5 +1,6 @@
 """The `harvest` stage: activations of an LM, or of a toy, into two stores."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -103,6 +104,11 @@ def _share(plan: Plan, place: Place, opened: Opened) -> Share:
 
 def _tell_sizes(work: stage.Work, share: Share) -> None:
     """Say what is to be written and whether there is room, before anything runs."""
+    crowding = workers.crowding(
+        work.plan.run.compute, threads=share.threads, cores=os.cpu_count() or 1
+    )
+    if crowding is not None:
+        get_run_logger().warning(crowding)
     sizes = {
         split: share.layout.store_bytes(num) for split, num in share.num_seqs.items()
     }

@@ -1,6 +1,5 @@
 """Share a harvest among processes of this machine, or of a Ray cluster."""
 
-import contextlib
 import ctypes
 import functools
 import multiprocessing
@@ -9,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
@@ -18,9 +17,11 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.futures import PrefectFuture
 
 from storage.places import open_place
-from storage.store_writer import Layout, StoreWriter
+from storage.provenance import first_difference
+from storage.store_writer import Layout, StoreWriter, has_begun
 from tasks import harvesting, interruption, stage
 from tasks.activations import Opened, open_sources
 from tasks.corpus import SPLITS, Split
@@ -71,6 +72,22 @@ def count(compute: Compute) -> int:
     if compute.runner == "local" and compute.device != "cpu":
         return max(1, torch.cuda.device_count())
     return 1
+
+
+def crowding(compute: Compute, *, threads: int, cores: int) -> str | None:
+    """Return a line on workers of this machine with more threads than it has cores.
+
+    Threads are not divided among them, since bytes depend on how many there are.
+    """
+    num_workers = count(compute)
+    is_crowded = num_workers > 1 and num_workers * threads > cores
+    if not is_crowded or compute.runner == "ray":
+        return None
+    return (
+        f"harvest: {num_workers} workers of {threads} threads each share {cores} "
+        f"cores; compute.threads={max(1, cores // num_workers)} may be faster, and "
+        "gives the bytes of so many threads"
+    )
 
 
 def work(
@@ -153,9 +170,10 @@ def work_on_ray(
 
     Raises:
         Interrupted: `asked` says so; what is committed stays.
-        ValueError: Prefect's Ray runner is not installed.
+        ValueError: Prefect's Ray runner is not installed, or what a worker raised.
     """
     try:
+        import ray
         from prefect_ray import RayTaskRunner
         from prefect_ray.context import remote_options
     except ImportError as error:
@@ -178,14 +196,40 @@ def work_on_ray(
                 _task.submit(share._replace(worker=number))
                 for number in range(share.num_workers)
             ]
-        for future in futures:
-            while not future.state.is_final():
-                watch.pause()
-                with contextlib.suppress(TimeoutError):
-                    future.wait(_POLL_SECONDS)
-            future.result()
+        _wait_for_all(
+            futures,
+            pause=watch.pause,
+            cancel=lambda future: ray.cancel(future.wrapped_future),
+        )
 
     together()
+
+
+def _wait_for_all(
+    futures: Sequence[PrefectFuture[None]],
+    *,
+    pause: Callable[[], None],
+    cancel: Callable[[Any], None],
+) -> None:
+    """Wait until all have ended; raise what one failed for as soon as it has.
+
+    The others are cancelled then, and when `pause` raises. `cancel` takes a future of
+    its task runner's own kind, hence `Any`.
+    """
+    waiting = list(futures)
+    try:
+        while waiting:
+            pause()
+            for future in list(waiting):
+                # Of a worker that was killed the server knows nothing, but this does.
+                future.wait(0)
+                if future.state.is_final():
+                    waiting.remove(future)
+                    future.result()
+    except BaseException:
+        for future in waiting:
+            cancel(future)
+        raise
 
 
 class _Watch:
@@ -273,9 +317,44 @@ def _task(share: Share) -> None:
 def _do(
     share: Share, *, asked: Callable[[], bool], report: Callable[[Progress], None]
 ) -> None:
+    _check_home(share)
     torch.set_num_threads(share.threads)
     opened = open_sources(share.plan, share.settings.batch_seqs)
+    _check_same(share, opened)
     work(share, opened, asked=asked, report=lambda split, progress: report(progress))
+
+
+def _check_home(share: Share) -> None:
+    """Check that the stores are here which the run has begun.
+
+    Raises:
+        ValueError: they are not, so this node has another home.
+    """
+    place = open_place(share.url)
+    for split in SPLITS:
+        if not has_begun(place, split):
+            raise ValueError(
+                f"harvest: worker {share.worker} finds no {split} store in "
+                f"{share.url}, where the run began one; the home must be shared by all "
+                "nodes"
+            )
+
+
+def _check_same(share: Share, opened: Opened) -> None:
+    """Check that this worker's activations are of the kind that the store tells.
+
+    Raises:
+        ValueError: they are of another LM, attention, library or width.
+    """
+    change = first_difference(
+        {"provenance": opened.provenance, "widths": opened.widths},
+        {"provenance": share.layout.provenance, "widths": share.layout.widths},
+    )
+    if change is not None:
+        raise ValueError(
+            f"harvest: worker {share.worker} has {change.leaf} {change.mine}, the run "
+            f"has {change.theirs}; give all nodes the same libraries and devices"
+        )
 
 
 def _process(share: Share, pipe: Connection, parent: int) -> None:
