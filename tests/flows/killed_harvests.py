@@ -1,7 +1,9 @@
 """Kill harvests at random moments, run them again, and count the equal digests.
 
-A process of its own: `python killed_harvests.py FOLDER KILLS WORKERS`. Each harvest is
-a fork of it, so that nothing is imported twice; what runs is the stage itself.
+A process of its own, with arguments FOLDER KILLS WORKERS START, run from the checkout
+as `python -m tests.flows.killed_harvests`. Each harvest is a fork of it, so that
+nothing is imported twice; what runs is the stage itself. Its workers are forks too
+(START is fork), or start as users' do (spawn).
 """
 
 import contextlib
@@ -41,10 +43,10 @@ PROFILE = {
 }
 
 
-def main(folder: Path, kills: int, num_workers: int) -> None:
+def main(folder: Path, kills: int, num_workers: int, start: str) -> None:
     """Print how many of the killed harvests ended in an undisturbed one's digest."""
     torch.set_num_threads(1)
-    working.START = "fork"
+    working.START = start
     quiet = _plan(folder / "quiet", 1)
     _wait(_fork(lambda: _harvest(quiet)))
     expected = _digest(quiet)
@@ -134,4 +136,4 @@ def _digest(plan: Plan) -> str | None:
 
 if __name__ == "__main__":
     multiprocessing.set_start_method("fork")
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
