@@ -31,16 +31,19 @@ def jumprelu(
 
 
 def gated(
-    gates: Float[Tensor, "*shape"],
-    pi: Float[Tensor, "*shape"],
-    r_mag: Float[Tensor, "*#shape"],
+    pre_acts: Float[Tensor, "*shape"],
+    *,
+    b_gate: Float[Tensor, "*#shape"],
     b_mag: Float[Tensor, "*#shape"],
+    r_mag: Float[Tensor, "*#shape"],
 ) -> Float[Tensor, "*shape"]:
-    """Return relu(exp(r_mag) pi + b_mag) where the gate is above zero, zero elsewhere.
+    """Return magnitudes where the gate is open; `pre_acts` are without a bias.
 
-    Rajamanoharan et al. (2024), "Improving dictionary learning with gated SAEs", eq. 6.
+    Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse
+    autoencoders", equations 5 to 7: 1[z + b_gate > 0] ReLU(exp(r_mag) z + b_mag).
     """
-    return torch.where(gates > 0, torch.relu(r_mag.exp() * pi + b_mag), 0.0)
+    is_open = pre_acts + b_gate > 0
+    return torch.relu(pre_acts * r_mag.exp() + b_mag) * is_open
 
 
 def tree(

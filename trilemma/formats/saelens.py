@@ -1,12 +1,13 @@
 """SAELens folders: `cfg.json` and `sae_weights.safetensors`, read and written."""
 
-import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
-import safetensors
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
+
+from trilemma.formats import files, folding
 
 Activation = Literal["relu", "topk", "jumprelu", "gated", "tree"]
 
@@ -23,14 +24,14 @@ _ARCHITECTURES: dict[Activation, str] = {
     # Ours: SAELens knows no trees, and says so of this name.
     "tree": "trilemma_tree",
 }
-_SHARED_TENSORS = ("W_dec", "W_enc", "b_dec", "b_enc")
-_ADDED_TENSORS: dict[Activation, tuple[str, ...]] = {
-    "relu": (),
-    "topk": (),
-    "jumprelu": ("threshold",),
-    "gated": ("b_mag", "r_mag"),
-    "tree": ("parents",),
-}
+# Training checkpoints, whose one threshold becomes every latent's.
+_BATCHTOPK = ("batchtopk", "matryoshka_batchtopk")
+_READABLE: dict[str, Activation] = {
+    architecture: activation for activation, architecture in _ARCHITECTURES.items()
+} | dict.fromkeys(_BATCHTOPK, "jumprelu")
+_GATES = ("b_gate", "b_mag", "r_mag")
+# Before version 6 the metadata stood beside the rest.
+_METADATA = ("model_name", "hook_name", "context_size", "dataset_path", "prepend_bos")
 
 
 class SAEFile(NamedTuple):
@@ -39,11 +40,8 @@ class SAEFile(NamedTuple):
     activation: Activation
     """Its activation function at inference."""
     tensors: dict[str, Tensor]
-    """W_enc, b_enc, W_dec, b_dec and what the activation function adds; float32.
-
-    For JumpReLU threshold; for gated r_mag and b_mag, and b_enc is the gates' bias; for
-    tree parents, int64.
-    """
+    """W_enc, W_dec, b_dec, for gated b_gate, b_mag and r_mag, else b_enc, for JumpReLU
+    threshold; float32. For trees parents, int64."""
     k: int | None
     """Latents kept for each row, for TopK alone."""
     metadata: dict[str, Any]
@@ -68,15 +66,12 @@ def write(file: SAEFile, folder: str | Path) -> None:
     }
     if file.k is not None:
         config |= {"k": file.k, "rescale_acts_by_decoder_norm": False}
-    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    files.write_json(folder / CONFIG_FILE, config)
     tensors = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in file.tensors.items()
+        for name, tensor in sorted(file.tensors.items())
     }
-    if file.activation == "gated":
-        tensors["b_gate"] = tensors.pop("b_enc")
-    save_file(dict(sorted(tensors.items())), folder / WEIGHTS_FILE)
+    save_file(tensors, folder / WEIGHTS_FILE)
 
 
 def read(folder: str | Path) -> SAEFile:
@@ -86,73 +81,79 @@ def read(folder: str | Path) -> SAEFile:
     are folded into the weights. Raises a ValueError for what cannot be folded.
     """
     folder = Path(folder)
-    config = _config(folder)
-    activation = _activation(folder, config)
+    config = _modern(files.read_json(folder / CONFIG_FILE))
+    architecture = str(config.get("architecture"))
+    if architecture not in _READABLE:
+        raise ValueError(
+            f"{folder}: found architecture {config.get('architecture')!r}; one of "
+            f"{', '.join(map(repr, _READABLE))} can be read"
+        )
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") != "none":
             raise ValueError(
                 f"{folder}: found {key}={config[key]!r}; only 'none' can be read"
             )
-    tensors = _tensors(folder, activation)
+    if config.get("finetuning_scaling_factor", False):
+        raise ValueError(
+            f"{folder}: found finetuning_scaling_factor=True; only False can be read"
+        )
+    activation = _READABLE[architecture]
+    tensors = _tensors(folder / WEIGHTS_FILE, architecture)
     if not config.get("apply_b_dec_to_input", True):
-        tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
+        tensors = folding.centred(tensors)
     if config.get("rescale_acts_by_decoder_norm", False):
-        norm = tensors["W_dec"].norm(dim=1)
-        tensors["W_enc"] = tensors["W_enc"] * norm
-        tensors["b_enc"] = tensors["b_enc"] * norm
-        tensors["W_dec"] = tensors["W_dec"] / norm[:, None]
+        tensors = folding.unit_decoder(tensors)
     k = int(config["k"]) if activation == "topk" else None
     return SAEFile(activation, tensors, k, dict(config.get("metadata", {})))
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: found no {CONFIG_FILE}; name a folder with {CONFIG_FILE} and "
-            f"{WEIGHTS_FILE}"
-        ) from error
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / CONFIG_FILE}: is not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / CONFIG_FILE}: is not a JSON object")
-    return config
-
-
-def _activation(folder: Path, config: dict[str, Any]) -> Activation:
-    found = config.get("architecture")
-    for activation in get_args(Activation):
-        if _ARCHITECTURES[activation] == found:
-            result: Activation = activation
-            return result
-    raise ValueError(
-        f"{folder}: found architecture {found!r}; one of "
-        f"{', '.join(map(repr, _ARCHITECTURES.values()))} can be read"
-    )
-
-
-def _tensors(folder: Path, activation: Activation) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_FILE
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder}: found no {WEIGHTS_FILE}; the folder is not complete"
-        ) from error
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: is no whole safetensors file ({error})") from error
-    if activation == "gated" and "b_gate" in tensors:
-        tensors["b_enc"] = tensors.pop("b_gate")
-    wanted = sorted([*_SHARED_TENSORS, *_ADDED_TENSORS[activation]])
-    if sorted(tensors) != wanted:
-        raise ValueError(
-            f"{path}: found tensors {', '.join(sorted(tensors))}; an SAE with "
-            f"{activation} has {', '.join(wanted)}"
-        )
-    return {
-        name: tensor if name == "parents" else tensor.float()
-        for name, tensor in tensors.items()
+def _modern(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config from before version 6 in today's words; others as they are."""
+    if "metadata" in config:
+        return config
+    name = config.get("activation_fn", config.get("activation_fn_str"))
+    is_topk = name in ("topk", "topk-with-relu")
+    normalised = config.get("normalize_activations")
+    today: dict[str, Any] = {
+        "architecture": "topk" if is_topk else config.get("architecture", "standard"),
+        "normalize_activations": {
+            None: "none",
+            False: "none",
+            True: "expected_average_only_in",
+        }.get(normalised, normalised),
+        "metadata": {key: config[key] for key in _METADATA if key in config},
     }
+    if is_topk:
+        today["k"] = (config.get("activation_fn_kwargs") or {}).get(
+            "k", config.get("k")
+        )
+    return config | today
+
+
+def _tensors(path: Path, architecture: str) -> dict[str, Tensor]:
+    wanted = ["W_dec", "W_enc", "b_dec"]
+    wanted += _GATES if architecture == "gated" else ["b_enc"]
+    wanted += ["threshold"] if architecture == "jumprelu" else []
+    wanted += ["parents"] if architecture == _ARCHITECTURES["tree"] else []
+    wanted += ["topk_threshold"] if architecture in _BATCHTOPK else []
+    tensors = files.checked(
+        path, files.read_safetensors(path), wanted, f"an SAE of {architecture}"
+    )
+    if architecture in _BATCHTOPK:
+        cut = tensors.pop("topk_threshold")
+        tensors["threshold"] = torch.full_like(tensors["b_enc"], float(cut))
+    files.checked_shapes(path, tensors)
+    if "parents" in tensors:
+        _check_parents(path, tensors["parents"])
+    return tensors
+
+
+def _check_parents(path: Path, parents: Tensor) -> None:
+    number = torch.arange(len(parents))
+    is_root = parents == -1
+    is_below = ~is_root & (parents >= 0) & (parents < number)
+    if not bool((is_root | is_below).all()) or not bool((parents.diff() >= 0).all()):
+        raise ValueError(
+            f"{path}: found parents that form no trees; each is -1 or an earlier "
+            "latent, in ascending order"
+        )

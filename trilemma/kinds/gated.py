@@ -33,8 +33,12 @@ def make(config: Gated) -> Kind:
 def _forward(weights: Weights, batch: Batch) -> Forward:
     found = relu.positive(weights, batch)
     pi = found.values - found.spread(weights["b_enc"])
-    stretch, shift = (found.spread(weights[name]) for name in ("r_mag", "b_mag"))
-    acts = activation_functions.gated(found.values, pi, stretch, shift)
+    acts = activation_functions.gated(
+        pi,
+        b_gate=found.spread(weights["b_enc"]),
+        b_mag=found.spread(weights["b_mag"]),
+        r_mag=found.spread(weights["r_mag"]),
+    )
     x_hat = found.decode(acts, weights)
     gates = torch.relu(found.values)
     frozen = {name: weights[name].detach() for name in ("W_dec", "b_dec")}
@@ -45,6 +49,7 @@ def _forward(weights: Weights, batch: Batch) -> Forward:
 
 
 def _export(weights: Weights, averages: Averages, scale: float) -> Exported:
-    magnitudes = {"r_mag": weights["r_mag"], "b_mag": weights["b_mag"] / scale}
-    tensors = kind.unscaled(weights, scale) | magnitudes
+    tensors = kind.unscaled(weights, scale)
+    tensors["b_gate"] = tensors.pop("b_enc")
+    tensors |= {"r_mag": weights["r_mag"], "b_mag": weights["b_mag"] / scale}
     return Exported("gated", tensors, None)

@@ -34,8 +34,8 @@ class Autoencoder(Coder, Protocol):
         """Return the encoder's weights."""
 
     @property
-    def b_enc(self) -> Float[Tensor, " d_sae"]:
-        """Return the encoder's bias."""
+    def b_enc(self) -> Float[Tensor, " d_sae"] | None:
+        """Return the encoder's bias; None for a gated SAE, which has others."""
 
     @property
     def b_dec(self) -> Float[Tensor, " d_in"]:
@@ -58,6 +58,7 @@ class Strongest:
     def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """Return the k largest latents; the others are zero."""
         sae = self.sae
+        assert sae.b_enc is not None
         pre_acts = torch.addmm(sae.b_enc, x - sae.b_dec, sae.W_enc)
         return activation_functions.topk(pre_acts, self.k)
 

@@ -21,6 +21,10 @@ def a_file(activation: Activation = "topk") -> SAEFile:
     }
     if activation == "jumprelu":
         tensors["threshold"] = torch.rand(8, generator=generator)
+    if activation == "gated":
+        tensors["b_gate"] = tensors.pop("b_enc")
+        tensors["b_mag"] = torch.randn(8, generator=generator)
+        tensors["r_mag"] = torch.randn(8, generator=generator)
     return SAEFile(activation, tensors, 2 if activation == "topk" else None, {"a": [1]})
 
 
@@ -29,7 +33,7 @@ def change(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu", "gated"])
 def test_what_was_written_is_read_back(tmp_path: Path, activation: Activation) -> None:
     file = a_file(activation)
     saelens.write(file, tmp_path)
@@ -76,7 +80,7 @@ def test_activations_rescaled_by_decoder_norms_are_folded(tmp_path: Path) -> Non
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: found no cfg\.json; name a folder"):
+    with pytest.raises(ValueError, match=r"nowhere: found no cfg\.json; the folder is"):
         saelens.read(tmp_path / "nowhere")
 
 
@@ -128,4 +132,35 @@ def test_tensors_of_another_architecture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="found tensors W_dec, W_enc, b_dec, b_enc; an"
     ):
+        saelens.read(tmp_path)
+
+
+def test_a_config_from_before_version_6_is_read(tmp_path: Path) -> None:
+    saelens.write(a_file("relu"), tmp_path)
+    old = {
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 3},
+        "normalize_activations": False,
+        "hook_name": "blocks.1.hook_resid_post",
+    }
+    (tmp_path / saelens.CONFIG_FILE).write_text(json.dumps(old))
+    found = saelens.read(tmp_path)
+    assert (found.activation, found.k) == ("topk", 3)
+    assert found.metadata == {"hook_name": "blocks.1.hook_resid_post"}
+
+
+@pytest.mark.parametrize("parents", [[-1, 1, 0], [0, 0, 1], [-1, 0, -2]])
+def test_parents_that_form_no_trees_are_refused(
+    parents: list[int], tmp_path: Path
+) -> None:
+    weight = torch.eye(3)
+    tensors = {
+        "W_enc": weight,
+        "b_enc": torch.zeros(3),
+        "W_dec": weight,
+        "b_dec": torch.zeros(3),
+        "parents": torch.tensor(parents),
+    }
+    saelens.write(saelens.SAEFile("tree", tensors, None, {}), tmp_path)
+    with pytest.raises(ValueError, match="found parents that form no trees; each is"):
         saelens.read(tmp_path)

@@ -1,0 +1,181 @@
+"""Folders of every format: found out, read, written, and refused in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from trilemma.formats.folders import Format
+from trilemma.formats.saelens import Activation
+from trilemma.sae import SAE
+
+ALL: tuple[Activation, ...] = ("relu", "topk", "jumprelu", "gated")
+WRITTEN: list[tuple[Format, Activation]] = [
+    *(("saelens", activation) for activation in ALL),
+    *(("dictionary_learning", activation) for activation in ALL),
+    ("sparsify", "topk"),
+]
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def an_sae(activation: Activation) -> SAE:
+    is_gated = activation == "gated"
+    return SAE(
+        activation,
+        W_enc=drawn(6, 16, seed=0),
+        W_dec=drawn(16, 6, seed=1),
+        b_dec=drawn(6, seed=2),
+        b_enc=None if is_gated else drawn(16, seed=3),
+        threshold=drawn(16, seed=4).abs() if activation == "jumprelu" else None,
+        b_gate=drawn(16, seed=5) if is_gated else None,
+        b_mag=drawn(16, seed=6) if is_gated else None,
+        r_mag=drawn(16, seed=7) if is_gated else None,
+        k=3 if activation == "topk" else None,
+        metadata={"hook_name": "blocks.2.hook_resid_post"},
+    )
+
+
+@pytest.mark.parametrize(("file_format", "activation"), WRITTEN)
+def test_what_was_written_encodes_and_decodes_alike(
+    file_format: Format, activation: Activation, tmp_path: Path
+) -> None:
+    sae, x = an_sae(activation), drawn(50, 6, seed=8)
+    sae.save(tmp_path, file_format)
+    found = SAE.load(tmp_path)
+    torch.testing.assert_close(found.encode(x), sae.encode(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found(x), sae(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("file_format", "activation"), WRITTEN)
+def test_equal_saes_give_equal_bytes(
+    file_format: Format, activation: Activation, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        an_sae(activation).save(tmp_path / name, file_format)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "gated"])
+def test_sparsify_has_only_topk(activation: Activation, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"sparsify: found an SAE with {activation}; "):
+        an_sae(activation).save(tmp_path, "sparsify")
+
+
+def test_gemma_scope_reads_an_input_that_is_not_centred(tmp_path: Path) -> None:
+    sae, x = an_sae("jumprelu"), drawn(50, 6, seed=8)
+    arrays = {name: w.detach().numpy() for name, w in sae.named_parameters()}
+    np.savez(tmp_path / "params.npz", **arrays)
+    assert sae.b_enc is not None
+    pre_acts = x @ sae.W_enc + sae.b_enc
+    expected = torch.relu(pre_acts) * (pre_acts > sae.threshold)
+    found = SAE.load(tmp_path).encode(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_archive_with_a_pickle_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "params.npz", W_enc=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"params\.npz: is no whole archive of plain"):
+        SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize("act_fn", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize("is_rescaled", [True, False])
+def test_openmoss_is_read_by_its_own_formula(
+    act_fn: Activation, is_rescaled: bool, tmp_path: Path
+) -> None:
+    sae, x = an_sae(act_fn), drawn(50, 6, seed=8)
+    names = {"W_enc": "W_E", "b_enc": "b_E", "W_dec": "W_D", "b_dec": "b_D"}
+    stored = {names[n]: w.detach() for n, w in sae.named_parameters() if n in names}
+    if sae.threshold is not None:
+        log = sae.threshold.detach().log()
+        stored["activation_function.log_jumprelu_threshold"] = log
+    stored["dataset_average_activation_norm.here"] = torch.tensor(4.0)
+    save_file(stored, tmp_path / "sae_weights.safetensors")
+    config = {"sae_type": "sae", "d_model": 6, "act_fn": act_fn, "top_k": 3}
+    config |= {"hook_point_in": "here", "norm_activation": "dataset-wise"}
+    config |= {"sparsity_include_decoder_norm": is_rescaled}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    norm = stored["W_D"].norm(dim=1) if is_rescaled else torch.ones(16)
+    scale = 6**0.5 / 4.0
+    z = (x * scale @ stored["W_E"] + stored["b_E"]) * norm
+    floor = {
+        "relu": torch.zeros(50, 1),
+        "topk": z.topk(3).values[:, -1:] - 1e-6,
+        "jumprelu": torch.zeros(1) if sae.threshold is None else sae.threshold,
+    }[act_fn]
+    acts = torch.relu(z) * (z > floor) / norm
+    expected = (acts @ stored["W_D"] + stored["b_D"]) / scale
+    found = SAE.load(tmp_path)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_of_no_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_text("")
+    message = r"found weights\.bin; an SAE can be read from SAELens: cfg\.json and sae"
+    with pytest.raises(ValueError, match=message):
+        SAE.load(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none: found no such folder; name one"):
+        SAE.load(tmp_path / "none")
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    an_sae("relu").save(tmp_path, "dictionary_learning")
+    torch.save({"a": Path("x")}, tmp_path / "ae.pt")
+    with pytest.raises(ValueError, match=r"ae\.pt: is no torch file of plain tensors"):
+        SAE.load(tmp_path)
+
+
+def test_a_torch_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    an_sae("relu").save(tmp_path, "dictionary_learning")
+    torch.save([1, 2], tmp_path / "ae.pt")
+    with pytest.raises(ValueError, match=r"ae\.pt: holds something else than named"):
+        SAE.load(tmp_path)
+
+
+def test_a_backup_of_a_training_is_read(tmp_path: Path) -> None:
+    sae, x = an_sae("relu"), drawn(50, 6, seed=8)
+    sae.save(tmp_path, "dictionary_learning")
+    weights = torch.load(tmp_path / "ae.pt", weights_only=True)
+    torch.save({"step": 7, "ae": weights, "config": {}}, tmp_path / "ae.pt")
+    assert torch.equal(SAE.load(tmp_path).encode(x), sae.encode(x))
+
+
+@pytest.mark.parametrize(
+    ("file_format", "name"),
+    [("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")],
+)
+def test_a_missing_tensor_is_named(
+    file_format: Format, name: str, tmp_path: Path
+) -> None:
+    an_sae("topk").save(tmp_path, file_format)
+    tensors = load_file(tmp_path / name)
+    del tensors["W_dec"]
+    save_file(tensors, tmp_path / name)
+    with pytest.raises(ValueError, match=r"found tensors .*; an? .* has W_dec, "):
+        SAE.load(tmp_path)
+
+
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    an_sae("topk").save(tmp_path)
+    path = tmp_path / "sae_weights.safetensors"
+    save_file(load_file(path) | {"b_dec": torch.zeros(5)}, path)
+    with pytest.raises(ValueError, match=r"found b_dec of shape \(5,\); beside an"):
+        SAE.load(tmp_path)
+
+
+def test_an_unknown_dictionary_class_is_refused(tmp_path: Path) -> None:
+    an_sae("topk").save(tmp_path, "dictionary_learning")
+    config = {"trainer": {"dict_class": "IdentityDict"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"found trainer\.dict_class 'IdentityDict'; "):
+        SAE.load(tmp_path)

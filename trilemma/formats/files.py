@@ -1,0 +1,116 @@
+"""Files that hold an SAE, opened without trust: JSON, safetensors, torch, NumPy."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object (hence `Any`) in a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path.parent}: found no {path.name}; the folder is not complete"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: is not a JSON object")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object (hence `Any`); equal objects give equal bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path.parent}: found no {path.name}; the folder is not complete"
+        ) from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: is no whole safetensors file ({error})") from error
+
+
+def read_torch(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a torch file, in which no code is run.
+
+    A training backup, which has them below the key `ae`, is read too.
+    """
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path}: is no torch file of plain tensors "
+            f"({str(error).splitlines()[0]}); save the state_dict alone"
+        ) from error
+    if isinstance(value, dict) and isinstance(value.get("ae"), dict):
+        value = value["ae"]
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor)
+        for name, tensor in value.items()
+    ):
+        raise ValueError(
+            f"{path}: holds something else than named tensors; save the state_dict "
+            "alone"
+        )
+    return value
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of a NumPy archive, in which no pickle is opened."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise ValueError(
+            f"{path}: is no whole archive of plain arrays ({error})"
+        ) from error
+
+
+def checked(
+    path: Path, tensors: Mapping[str, Tensor], wanted: Sequence[str], what: str
+) -> dict[str, Tensor]:
+    """Return the tensors, numbers as float32, if they are those that are wanted."""
+    if sorted(tensors) != sorted(wanted):
+        raise ValueError(
+            f"{path}: found tensors {', '.join(sorted(tensors))}; {what} has "
+            f"{', '.join(sorted(wanted))}"
+        )
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def checked_shapes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError unless the tensors, by this project's names, fit together."""
+    shape = tuple(tensors["W_enc"].shape)
+    if len(shape) != len(("d_in", "d_sae")):
+        raise ValueError(f"{path}: found an encoder of shape {shape}; it has two sides")
+    d_in, d_sae = shape
+    sides = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    for name, tensor in sorted(tensors.items()):
+        wanted = sides.get(name, (d_sae,))
+        if tuple(tensor.shape) != wanted:
+            raise ValueError(
+                f"{path}: found {name} of shape {tuple(tensor.shape)}; beside an "
+                f"encoder of shape {shape} it has {wanted}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: found {name} with values that are not finite")

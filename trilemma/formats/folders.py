@@ -1,0 +1,63 @@
+"""Folders of SAEs in any format: find out which, read it; write it in a chosen one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from trilemma.formats import (
+    dictionary_learning,
+    gemma_scope,
+    openmoss,
+    saelens,
+    sparsify,
+)
+from trilemma.formats.saelens import SAEFile
+
+Format = Literal["saelens", "dictionary_learning", "sparsify"]
+
+
+class _Readable(NamedTuple):
+    name: str
+    files: tuple[str, ...]
+    """What tells a folder of this format from the others."""
+    read: Callable[[Path], SAEFile]
+
+
+_READABLE = (
+    _Readable("SAELens", (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE), saelens.read),
+    _Readable("sparsify", (sparsify.CONFIG_FILE, sparsify.WEIGHTS_FILE), sparsify.read),
+    _Readable("OpenMOSS", (openmoss.CONFIG_FILE, openmoss.WEIGHTS_FILE), openmoss.read),
+    _Readable(
+        "dictionary_learning",
+        (dictionary_learning.CONFIG_FILE, dictionary_learning.WEIGHTS_FILE),
+        dictionary_learning.read,
+    ),
+    _Readable("Gemma Scope", (gemma_scope.WEIGHTS_FILE,), gemma_scope.read),
+)
+_WRITERS: dict[Format, Callable[[SAEFile, Path], None]] = {
+    "saelens": saelens.write,
+    "dictionary_learning": dictionary_learning.write,
+    "sparsify": sparsify.write,
+}
+_SHOWN = 8
+
+
+def read(folder: str | Path) -> SAEFile:
+    """Return the SAE in a folder of any format."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: found no such folder; name one with an SAE")
+    names = sorted(path.name for path in folder.iterdir())
+    for readable in _READABLE:
+        if set(readable.files) <= set(names):
+            return readable.read(folder)
+    allowed = "; ".join(f"{f.name}: {' and '.join(f.files)}" for f in _READABLE)
+    found = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    raise ValueError(
+        f"{folder}: found {found or 'nothing'}; an SAE can be read from {allowed}"
+    )
+
+
+def write(file: SAEFile, folder: str | Path, file_format: Format) -> None:
+    """Write an SAE into a folder; equal SAEs give equal bytes."""
+    _WRITERS[file_format](file, Path(folder))
