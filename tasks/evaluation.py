@@ -87,9 +87,9 @@ def _member_body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
     member = plan.member(step.name)
-    work.check_room(member.config.d_sae * _BYTES_PER_LATENT)
     device = environment.device(plan.run.compute)
     sae = training.load_sae(step.parents["training"], device)
+    work.check_room(sae.d_sae * _BYTES_PER_LATENT)
     if "trilemma_origin" in sae.metadata:
         held_out = harvest.open_store(plan, "eval")
         recorded = sae.metadata["trilemma_origin"]

@@ -8,9 +8,10 @@ from typing import Any
 from storage import artifacts
 from storage.home import Home
 from tasks.stages import STAGES
-from trilemma import corpus, embedded
+from trilemma import corpus, embedded, pretrained
 from trilemma import lm as models
 from trilemma.config import Member, Run
+from trilemma.config.saes import Pretrained
 from trilemma.config.section import Section
 from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
 
@@ -24,6 +25,9 @@ UNHASHED = {
     "lm.processing": "it changes no file; harvest, which it changes, hashes it",
     "lm.path": "the files' hashes stand in its place",
     "lm.revision": "the commit that it resolves to stands in its place",
+    "saes.path": "the files' hashes stand in its place",
+    "saes.revision": "the commit that it resolves to stands in its place",
+    "saes.name": "a name for people",
     "corpus.path": "the files' hashes stand in its place",
     "corpus.paths": "the files' hashes stand in its place",
     "corpus.revision": "the commit that it resolves to stands in its place",
@@ -157,11 +161,20 @@ class _Planner:
         }
         family = run.family()
         for member in family:
-            trainee = {
-                "sae": member.config.model_dump(mode="json"),
-                "training": self._dump("training"),
-            }
-            self._add("training", member.name, trainee, {"harvest": harvest})
+            self._add(
+                "training",
+                member.name,
+                self._training_section(member),
+                {"harvest": harvest},
+            )
+        titles: dict[str, str] = {}
+        for step in (s for s in self._steps if s.stage == "training"):
+            if step.key in titles:
+                raise ValueError(
+                    f"saes: {titles[step.key]!r} and {step.name!r} are one and the "
+                    "same SAE; remove one"
+                )
+            titles[step.key] = step.name
         evaluation = self._dump("evaluation")
         for hook in dict.fromkeys(member.hook for member in family):
             self._add(
@@ -256,6 +269,18 @@ class _Planner:
         if self._run.lm is not None:
             section["processing"] = self._run.lm.processing
         return section
+
+    def _training_section(self, member: Member) -> dict[str, Any]:
+        config = member.config
+        if isinstance(config, Pretrained):
+            source = pretrained.source(config)
+            if source.commit is not None:
+                self._pinned[f"saes/{member.name}"] = source.commit
+            return {"sae": {"kind": config.kind, "hook": config.hook} | source.section}
+        return {
+            "sae": config.model_dump(mode="json"),
+            "training": self._dump("training"),
+        }
 
     def _dump(self, section: str) -> dict[str, Any]:
         """Return a section's settings, without those that cannot change the bytes."""

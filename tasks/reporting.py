@@ -62,7 +62,7 @@ def _member(step: Step, member: Member) -> report.MemberReport:
         name=member.name,
         slug=member.name.lower(),
         is_control=member.is_control,
-        config=member.config.model_dump(mode="json"),
+        config=trained.section["sae"],
         metrics=measured["metrics"],
         controls=measured["controls"],
         latents=evaluation.read_latents(evaluated),

@@ -17,7 +17,9 @@ from storage.store import Store
 from tasks import environment, interruption, progress, stage, tracking
 from tasks.harvest import open_store
 from tasks.plan import Plan, Step
+from trilemma import pretrained
 from trilemma import training as library
+from trilemma.config.saes import Pretrained
 from trilemma.config.sources import HubCorpus, HubLM
 from trilemma.sae import SAE
 
@@ -50,14 +52,49 @@ def load_sae(step: Step, device: str) -> SAE:
 
 def _body(work: stage.Work) -> None:
     store = open_store(work.plan, "train")
-    members = {step.key: work.plan.member(step.name) for step in work.pending}
-    hooks = {key: member.hook for key, member in members.items()}
-    parameters = sum(2 * store.d_in(m.hook) * m.config.d_sae for m in members.values())
+    hooks: dict[str, str] = {}
+    parameters = 0
+    for step in work.pending:
+        member = work.plan.member(step.name)
+        if isinstance(member.config, Pretrained):
+            _convert(work, store, step, member.config)
+        else:
+            hooks[step.key] = member.hook
+            parameters += 2 * store.d_in(member.hook) * member.config.d_sae
     work.check_room(parameters * _PARAMETER_BYTES * _STATE_COPIES)
     with interruption.watched() as asked:
         for hook in dict.fromkeys(hooks.values()):
-            steps = [step for step in work.pending if hooks[step.key] == hook]
+            steps = [step for step in work.pending if hooks.get(step.key) == hook]
             _train_hook(work, store, hook, steps, asked)
+
+
+def _convert(work: stage.Work, store: Store, step: Step, config: Pretrained) -> None:
+    """Leave a published SAE in SAELens's format, with a curve of no steps."""
+    assert config.hook is not None
+    commit = work.plan.pinned.get(f"saes/{step.name}")
+    try:
+        if config.path is not None:
+            pinned = step.section["sae"]["files"]
+            if pretrained.source(config).section["files"] != pinned:
+                raise ValueError(
+                    f"saes.path: the files in {config.path!r} have changed since this "
+                    "run was planned; run it again"
+                )
+        sae = pretrained.load(config, commit=commit, d_in=store.d_in(config.hook))
+    except ValueError as error:
+        work.fail(step, error)
+        return
+    known = sae.metadata.setdefault("hook_name", config.hook)
+    if known != config.hook:
+        get_run_logger().warning(
+            "%s: says that it reads %s, but stands on %s",
+            step.title,
+            known,
+            config.hook,
+        )
+    sae.save(work.folder(step) / SAE_FOLDER)
+    durable.write_json(work.folder(step) / CURVE, [])
+    work.commit(step)
 
 
 def _train_hook(
@@ -102,8 +139,10 @@ def _train_hook(
     with contextlib.ExitStack() as stack:
         trainees = []
         for step in steps:
+            config = plan.member(step.name).config
+            assert not isinstance(config, Pretrained)
             member = library.Member(
-                plan.member(step.name).config,
+                config,
                 shared,
                 start=start,
                 num_steps=num_steps,

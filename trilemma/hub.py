@@ -20,8 +20,12 @@ from huggingface_hub.utils.tqdm import (
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMALL_FILE = {"model": "config.json", "dataset": "README.md"}
-_SECTION = {"model": "lm", "dataset": "corpus"}
-_LOCAL_KIND = {"model": "local", "dataset": "text, jsonl or parquet"}
+_SECTION = {"model": "lm", "dataset": "corpus", "sae": "saes"}
+_LOCALLY = {
+    "model": "lm.kind=local",
+    "dataset": "corpus.kind=text, jsonl or parquet",
+    "sae": "a path",
+}
 
 
 def resolve(repo_id: str, revision: str, *, kind: Literal["model", "dataset"]) -> str:
@@ -43,6 +47,21 @@ def download_model(repo_id: str, commit: str, *, files: tuple[str, ...]) -> Path
     return _snapshot(repo_id, commit, "model", files)
 
 
+def resolve_sae(repo_id: str, revision: str) -> str:
+    """Return the commit hash of a revision of a repository that holds SAEs."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    return _snapshot(repo_id, revision, "sae", (".gitattributes",)).name
+
+
+def download_sae(repo_id: str, commit: str, *, subfolder: str | None) -> Path:
+    """Return the local folder of an SAE in a commit, downloaded where it is missing."""
+    inside = f"{subfolder}/*" if subfolder else "*"
+    deeper = f"{subfolder}/*/*" if subfolder else "*/*"
+    found = _snapshot(repo_id, commit, "sae", (inside,), ignored=deeper)
+    return found / subfolder if subfolder else found
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the hub's progress bars inside the block."""
@@ -56,22 +75,29 @@ def quiet() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _snapshot(repo_id: str, revision: str, kind: str, files: tuple[str, ...]) -> Path:
+def _snapshot(
+    repo_id: str,
+    revision: str,
+    kind: str,
+    files: tuple[str, ...],
+    *,
+    ignored: str = "*/*",
+) -> Path:
     where = _SECTION[kind]
     try:
         with quiet():
             path = snapshot_download(
                 repo_id,
-                repo_type=kind,
+                repo_type="dataset" if kind == "dataset" else "model",
                 revision=revision,
                 allow_patterns=list(files),
-                ignore_patterns=["*/*"],
+                ignore_patterns=[ignored],
             )
     except LocalEntryNotFoundError as error:
         raise ValueError(
             f"{where}.id: {repo_id!r} cannot be resolved without a network; set "
             f"{where}.revision to a commit hash in the local cache, or use "
-            f"{where}.kind={_LOCAL_KIND[kind]}"
+            f"{_LOCALLY[kind]}"
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise ValueError(

@@ -13,7 +13,14 @@ from pydantic import (
 )
 
 from trilemma.config import sources, stages
-from trilemma.config.saes import Control, SAEConfig, TopK, Training
+from trilemma.config.saes import (
+    Control,
+    FamilyConfig,
+    Pretrained,
+    SAEConfig,
+    TopK,
+    Training,
+)
 from trilemma.config.section import Section
 
 TOY_HOOK = "toy"
@@ -28,7 +35,7 @@ class Member(NamedTuple):
     """Unique in the run, such as `topk-k32`; not part of any key."""
     hook: str
     """Whose activations it reads."""
-    config: SAEConfig
+    config: FamilyConfig
     is_control: bool
     """True for the frozen-random SAE that every table holds."""
 
@@ -51,8 +58,8 @@ class Run(Section):
     store: sources.Store = Field(
         default=sources.Store(), description="How activations are kept on disk."
     )
-    saes: tuple[SAEConfig, ...] = Field(
-        min_length=1, description="The family of SAEs to train."
+    saes: tuple[FamilyConfig, ...] = Field(
+        min_length=1, description="The family of SAEs."
     )
     grid: dict[str, tuple[Any, ...]] = Field(
         default={}, description="SAE keys and the values that multiply the family."
@@ -155,12 +162,14 @@ class Run(Section):
     def family(self) -> tuple[Member, ...]:
         """Return every SAE to train, the grid multiplied out, controls last.
 
-        A grid key multiplies the SAEs whose kind has it; one that no SAE has is an
-        error. There is one frozen-random control for each hook that an SAE reads.
+        A grid key multiplies the SAEs whose kind has it, but no pretrained one; a key
+        that no SAE has is an error. There is one frozen-random control for each hook
+        that an SAE reads.
         """
         configs = [variant for sae in self.saes for variant in self._multiply(sae)]
         for key in self.grid:
-            if not any(key in type(sae).model_fields for sae in self.saes):
+            trained = [sae for sae in self.saes if not isinstance(sae, Pretrained)]
+            if not any(key in type(sae).model_fields for sae in trained):
                 raise ValueError(f"grid.{key}: no SAE of the family has this key")
         hooks = [self._hook(config, index) for index, config in enumerate(configs)]
         names = _names(configs)
@@ -168,7 +177,12 @@ class Run(Section):
             Member(name, hook, config.model_copy(update={"hook": hook}), False)
             for name, hook, config in zip(names, hooks, configs, strict=True)
         ]
-        d_sae = self.control.d_sae or max(config.d_sae for config in configs)
+        widths = [c.d_sae for c in configs if not isinstance(c, Pretrained)]
+        d_sae = self.control.d_sae or max(widths, default=None)
+        if d_sae is None:
+            raise ValueError(
+                "control.d_sae: missing; no SAE is trained whose width it could have"
+            )
         if self.control.k > d_sae and _is_changed(self.control, "k"):
             raise ValueError(
                 f"control.k: found {self.control.k}; must not exceed its d_sae, which "
@@ -189,9 +203,11 @@ class Run(Section):
             members.append(Member(f"frozen-random{suffix}", hook, control, True))
         return tuple(members)
 
-    def _multiply(self, sae: SAEConfig) -> list[SAEConfig]:
+    def _multiply(self, sae: FamilyConfig) -> list[FamilyConfig]:
+        if isinstance(sae, Pretrained):
+            return [sae]
         keys = [key for key in self.grid if key in type(sae).model_fields]
-        variants = []
+        variants: list[FamilyConfig] = []
         for values in itertools.product(*(self.grid[key] for key in keys)):
             changes = dict(zip(keys, values, strict=True))
             try:
@@ -202,7 +218,7 @@ class Run(Section):
                 raise ValueError(f"grid: found {changes}; {message}") from error
         return variants
 
-    def _hook(self, config: SAEConfig, index: int) -> str:
+    def _hook(self, config: FamilyConfig, index: int) -> str:
         if config.hook is None and len(self.hooks) == 1:
             return self.hooks[0]
         if config.hook not in self.hooks:
@@ -218,15 +234,19 @@ def _is_changed(section: Section, key: str) -> bool:
     return bool(getattr(section, key) != type(section).model_fields[key].default)
 
 
-def _names(configs: list[SAEConfig]) -> list[str]:
+def _names(configs: list[FamilyConfig]) -> list[str]:
     """Return a name for each SAE: its kind, its sparsity, and what else varies."""
+    trained = [c for c in configs if not isinstance(c, Pretrained)]
     varying = [
         key
-        for key in dict.fromkeys(key for c in configs for key in type(c).model_fields)
-        if key not in ("kind", *_SPARSITY_KEYS) and _varies(key, configs)
+        for key in dict.fromkeys(key for c in trained for key in type(c).model_fields)
+        if key not in ("kind", *_SPARSITY_KEYS) and _varies(key, trained)
     ]
     names = []
     for config in configs:
+        if isinstance(config, Pretrained):
+            names.append(config.title)
+            continue
         keys = [key for key in _SPARSITY_KEYS if hasattr(config, key)]
         keys += [key for key in varying if getattr(config, key, None) is not None]
         parts = [f"{_short(key)}{getattr(config, key)}" for key in keys]
@@ -235,7 +255,7 @@ def _names(configs: list[SAEConfig]) -> list[str]:
         if names.count(name) > 1:
             raise ValueError(
                 f"saes: found {names.count(name)} equal SAEs named {name!r}; "
-                "change the seed of one or remove it"
+                "change the seed or the name of one, or remove it"
             )
     return names
 

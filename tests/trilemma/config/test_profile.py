@@ -186,3 +186,28 @@ def test_run_cannot_be_written_to():
 def test_run_survives_json():
     run = config.load(QUICKSTART)
     assert config.Run.model_validate(json.loads(run.model_dump_json())) == run
+
+
+def test_pretrained_sae_has_the_name_of_its_folder_and_no_grid():
+    words = ("saes.3={kind: pretrained, path: /saes/Layer 3}", "grid={seed: [0, 1]}")
+    family = config.load(TOY, words).family()
+    (member,) = (m for m in family if m.config.kind == "pretrained")
+    assert (member.name, member.hook) == ("pretrained-layer-3", "toy")
+
+
+@pytest.mark.parametrize("places", ["", ", path: /a, id: a/b"])
+def test_pretrained_sae_has_exactly_one_place(places):
+    (line,) = lines("saes.3={kind: pretrained" + places + "}", profile=TOY)
+    assert line.endswith("; name exactly one of them")
+
+
+def test_subfolder_beside_a_path_is_refused():
+    word = "saes.3={kind: pretrained, path: /a, subfolder: b}"
+    (line,) = lines(word, profile=TOY)
+    assert "subfolder, revision: have no effect beside path" in line
+
+
+def test_family_of_pretrained_saes_alone_needs_the_width_of_its_control():
+    word = "saes=[{kind: pretrained, path: /a}]"
+    (line,) = lines(word, profile=TOY)
+    assert line.startswith("control.d_sae: missing; no SAE is trained")

@@ -1,0 +1,85 @@
+"""A published SAE in a family: converted, measured, explained and reported."""
+
+import json
+
+import pytest
+import torch
+
+from flows.run import run as run_flow
+from storage import home as homes
+from storage.home import Home
+from tasks import evaluation, explanation, training
+from tasks import plan as planning
+from trilemma import config
+from trilemma.sae import SAE
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+
+@pytest.fixture
+def own_home(home, monkeypatch):
+    """Return a home that flows of this process use."""
+    monkeypatch.setenv(homes.VARIABLE, str(home))
+    return Home(home)
+
+
+def published(folder, *, d_in=8):
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(12, d_in, generator=generator)
+    sae = SAE(
+        "topk", W_enc=W.T, b_enc=torch.zeros(12), W_dec=W, b_dec=torch.ones(d_in), k=3
+    )
+    sae.save(folder, "dictionary_learning")
+    return sae
+
+
+def test_published_sae_goes_through_every_stage(profile, own_home, tmp_path):
+    sae = published(tmp_path / "peer")
+    words = (f"saes.1={{kind: pretrained, path: {tmp_path}/peer, name: peer}}",)
+    state = run_flow(config.load(profile, words), return_state=True)
+    assert state.is_completed(), state.message
+    plan = planning.make(config.load(profile, words), own_home)
+    trained = plan.step("training", "peer")
+    assert json.loads((trained.folder / training.CURVE).read_text()) == []
+    assert torch.equal(training.load_sae(trained, "cpu").W_dec, sae.W_dec)
+    metrics = evaluation.read_metrics(plan.step("evaluation", "peer"))["metrics"]
+    assert metrics["l0"]["value"] <= 3
+    assert explanation.read(plan.step("explanation", "peer"))
+    page = (plan.step("reporting").folder / "index.html").read_text()
+    assert "peer" in page
+    assert str(tmp_path) not in page
+
+
+def test_key_follows_the_files_and_not_their_place(profile, own_home, tmp_path):
+    keys = []
+    for name in ("first", "second"):
+        published(tmp_path / name)
+        words = (f"saes.1={{kind: pretrained, path: {tmp_path / name}, name: peer}}",)
+        plan = planning.make(config.load(profile, words), own_home)
+        keys.append(plan.step("training", "peer").key)
+    assert keys[0] == keys[1]
+
+
+def test_one_sae_under_two_names_is_refused(profile, own_home, tmp_path):
+    published(tmp_path)
+    words = tuple(
+        f"saes.{i}={{kind: pretrained, path: {tmp_path}, name: peer{i}}}"
+        for i in (0, 1)
+    )
+    run = config.load(profile, (*words, "control.d_sae=12"))
+    with pytest.raises(ValueError, match="'peer0' and 'peer1' are one and the same"):
+        planning.make(run, own_home)
+
+
+def test_missing_folder_is_refused_before_anything_runs(profile, own_home):
+    words = ("saes.1={kind: pretrained, path: /nowhere}",)
+    with pytest.raises(ValueError, match=r"saes\.path: found no folder '/nowhere'"):
+        planning.make(config.load(profile, words), own_home)
+
+
+def test_width_of_other_activations_fails_in_one_line(profile, own_home, tmp_path):
+    published(tmp_path, d_in=5)
+    words = (f"saes.1={{kind: pretrained, path: {tmp_path}, name: peer}}",)
+    state = run_flow(config.load(profile, words), return_state=True)
+    assert state.is_failed()
+    assert "found an SAE of width 5, but the activations of toy have 8" in state.message

@@ -1,0 +1,54 @@
+"""Published SAEs: what pins one before a run, and the SAE itself."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trilemma import file_digests, hub
+from trilemma.config.saes import Pretrained
+from trilemma.sae import SAE
+
+
+class Source(NamedTuple):
+    """What makes a published SAE the one it is."""
+
+    section: dict[str, Any]
+    """For its key: the hashes of its files, or the commit (JSON values)."""
+    commit: str | None
+    """What its revision on the hub resolved to; None for a folder."""
+
+
+def source(config: Pretrained) -> Source:
+    """Return what pins an SAE; hashes a folder, or asks the hub for the commit."""
+    if config.id is not None:
+        commit = hub.resolve_sae(config.id, config.revision)
+        where = {"id": config.id, "subfolder": config.subfolder, "commit": commit}
+        return Source(where, commit)
+    assert config.path is not None
+    folder = Path(config.path)
+    if not folder.is_dir():
+        raise ValueError(
+            f"saes.path: found no folder {config.path!r}; name one with an SAE"
+        )
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    digests = zip(paths, file_digests.sha256(paths), strict=True)
+    return Source({"files": {path.name: sha256 for path, sha256 in digests}}, None)
+
+
+def load(config: Pretrained, *, commit: str | None, d_in: int) -> SAE:
+    """Return the SAE, downloaded where it is missing.
+
+    Raises:
+        ValueError: it cannot be read, or reads activations of another width.
+    """
+    if config.id is not None:
+        assert commit is not None
+        folder = hub.download_sae(config.id, commit, subfolder=config.subfolder)
+    else:
+        folder = Path(config.path or "")
+    sae = SAE.load(folder)
+    if sae.d_in != d_in:
+        raise ValueError(
+            f"{folder}: found an SAE of width {sae.d_in}, but the activations of "
+            f"{config.hook} have {d_in}; name the hook that it was trained on"
+        )
+    return sae
