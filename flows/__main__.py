@@ -7,8 +7,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -36,6 +37,9 @@ Word = Annotated[
 Force = Annotated[
     bool, Parameter(negative=(), help="Make this stage again though it is done.")
 ]
+
+
+Sae = Annotated[str, Parameter(help="An SAE of its family, such as topk-k16.")]
 
 
 def main(words: list[str] | None = None) -> int:
@@ -178,6 +182,54 @@ def verify(profile: Profile, *words: Word) -> int:
     if found.faults:
         print("delete what is named above and run the profile again", file=sys.stderr)
     return FAILED if found.faults else DONE
+
+
+@app.command
+def export(
+    profile: Profile,
+    sae: Sae,
+    *words: Word,
+    file_format: Annotated[
+        Literal["saelens", "dictionary_learning", "sparsify"],
+        Parameter(name="--format", help="Whose package is to load it."),
+    ] = "saelens",
+    to: Annotated[Path, Parameter(help="A folder that is new or empty.")],
+) -> int:
+    """Write one trained SAE into a folder that SAELens or another tool loads."""
+    plan = _plan(profile, words)
+    if plan is None:
+        return MISUSED
+    from tasks import exporting
+
+    try:
+        exporting.export(plan, sae, to, file_format=file_format)
+    except (ValueError, OSError) as error:
+        print(f"export: {_one_line(error)}", file=sys.stderr)
+        return MISUSED
+    print(f"{sae}: written to {to} for {file_format}")
+    return DONE
+
+
+@app.command
+def push(
+    profile: Profile,
+    sae: Sae,
+    *words: Word,
+    repo: Annotated[str, Parameter(help="On the Hugging Face hub: owner/name.")],
+) -> int:
+    """Put one trained SAE on the hub, where SAELens finds it."""
+    plan = _plan(profile, words)
+    if plan is None:
+        return MISUSED
+    from tasks import exporting
+
+    try:
+        exporting.push(plan, sae, repo)
+    except (ValueError, OSError) as error:
+        print(f"push: {_one_line(error)}", file=sys.stderr)
+        return FAILED
+    print(f"{sae}: pushed to {repo}/{sae}")
+    return DONE
 
 
 def _flow(

@@ -4,9 +4,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from huggingface_hub import snapshot_download
+import httpx
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -60,6 +61,43 @@ def download_sae(repo_id: str, commit: str, *, subfolder: str | None) -> Path:
     deeper = f"{subfolder}/*/*" if subfolder else "*/*"
     found = _snapshot(repo_id, commit, "sae", (inside,), ignored=deeper)
     return found / subfolder if subfolder else found
+
+
+class Uploader(Protocol):
+    """What takes folders: the hub's own `HfApi`, or one that keeps them here."""
+
+    def create_repo(self, repo_id: str, *, exist_ok: bool) -> object:
+        """Make a repository, if there is none."""
+
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, path_in_repo: str, commit_message: str
+    ) -> object:
+        """Put a folder's files into a repository, in one commit."""
+
+
+def push(
+    folder: Path, repo_id: str, *, name: str, uploader: Uploader | None = None
+) -> None:
+    """Put a folder into a repository on the hub, under a name.
+
+    The token is the hub's own affair; an error tells its kind alone, for its text may
+    hold a request.
+    """
+    api = HfApi() if uploader is None else uploader
+    try:
+        with quiet():
+            api.create_repo(repo_id, exist_ok=True)
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                path_in_repo=name,
+                commit_message=f"Add {name}",
+            )
+    except (HFValidationError, httpx.HTTPError, OSError) as error:
+        raise ValueError(
+            f"{repo_id}: the hub did not take {name!r} ({type(error).__name__}); check "
+            "the name, the connection, and HF_TOKEN, which must be one that writes"
+        ) from error
 
 
 @contextlib.contextmanager
