@@ -240,6 +240,14 @@ class _Watch:
         self._look = look
         self._last = time.monotonic()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the driver's own behind: Prefect sends its flow along with each task.
+
+        What asks and looks holds locks, which no other process can have. There it is
+        `bool`, which says no.
+        """
+        return _Watch, (bool, bool)
+
     def pause(self) -> None:
         """Wait a moment; raise Interrupted if asked to stop."""
         if self._asked():

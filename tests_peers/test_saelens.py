@@ -6,7 +6,17 @@ import pytest
 import sae_lens
 import torch
 
-from trilemma.config.saes import BatchTopK, JumpReLU, ReLU, SAEConfig, TopK, Training
+from trilemma.config.saes import (
+    BatchTopK,
+    Gated,
+    Group,
+    JumpReLU,
+    Matryoshka,
+    ReLU,
+    SAEConfig,
+    TopK,
+    Training,
+)
 from trilemma.sae import SAE
 from trilemma.training import Member, Start
 
@@ -16,6 +26,9 @@ CONFIGS: list[SAEConfig] = [
     JumpReLU(kind="jumprelu", d_sae=D_SAE, l0_coefficient=0.5),
     TopK(kind="topk", d_sae=D_SAE, k=4),
     BatchTopK(kind="batchtopk", d_sae=D_SAE, k=4),
+    Matryoshka(kind="matryoshka", d_sae=D_SAE, k=4, widths=(16, D_SAE)),
+    Gated(kind="gated", d_sae=D_SAE, l1_coefficient=0.5),
+    Group(kind="group", d_sae=D_SAE, l1_coefficient=0.5, group_size=4),
 ]
 
 

@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
+import threading
 
 import pytest
 from prefect.states import Completed, Failed, Running
@@ -146,6 +148,15 @@ def test_a_failed_task_of_a_cluster_is_told_of_while_others_go_on():
         wait_for_all([slow, failed])
     assert slow.is_cancelled
     assert not slow.state.is_final()
+
+
+def test_what_watches_a_cluster_is_sent_along_with_its_tasks():
+    stopped = threading.Event()
+    stopped.set()
+    here = workers._Watch(stopped.is_set, print)
+    with pytest.raises(Interrupted):
+        here.pause()
+    pickle.loads(pickle.dumps(here)).pause()
 
 
 def test_tasks_of_a_cluster_are_waited_for_to_the_last():
