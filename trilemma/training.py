@@ -1,6 +1,7 @@
 """One SAE in training: a step at a time, resumable at every step, bit for bit."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import torch
@@ -16,6 +17,9 @@ from trilemma.sae import SAE
 # their learning rate that would take longer than a short run has steps.
 THRESHOLD_LR_FACTOR = 20.0
 
+# Of a batch that is not finite.
+_ROWS_NAMED = 5
+
 # Steps between two looks at which latents are dead; each waits for the device.
 DEAD_REFRESH_STEPS = 10
 
@@ -23,10 +27,18 @@ DEAD_REFRESH_STEPS = 10
 class NonFiniteLossError(ArithmeticError):
     """A loss or gradient is not finite; the weights are those of the step before."""
 
-    def __init__(self, key: str, step: int) -> None:
+    def __init__(self, key: str, step: int, rows: Sequence[int]) -> None:
+        """Name the step, counted from 1, and the batch's rows that are not finite."""
+        listed = ", ".join(map(str, rows[:_ROWS_NAMED]))
+        more = ", ..." if len(rows) > _ROWS_NAMED else ""
+        advice = (
+            f"rows {listed}{more} of its batch are not finite; harvest them again"
+            if rows
+            else "all rows of its batch are finite; lower lr"
+        )
         super().__init__(
             f"training.{key}: found a loss or gradient that is not finite at step "
-            f"{step}; lower lr, or look for extreme activations"
+            f"{step}; {advice}"
         )
         self.step = step
 
@@ -173,7 +185,7 @@ class Member:
         for weight in self._trained:
             weight.grad = None
         torch.autograd.backward(terms.loss)
-        self._apply(terms.loss.detach())
+        self._apply(terms.loss.detach(), batch.x)
         with torch.no_grad():
             self._count(batch, terms.forward)
         return self._log(terms, batch)
@@ -248,7 +260,7 @@ class Member:
             },
         )
 
-    def _apply(self, loss: Tensor) -> None:
+    def _apply(self, loss: Tensor, x: Tensor) -> None:
         """Change the weights by one step of Adam, if the loss and gradient allow it."""
         W_dec = self._weights["W_dec"]
         if W_dec.grad is not None and self._kind.has_unit_decoder:
@@ -260,7 +272,8 @@ class Member:
         # The one wait for the device: afterwards the weights would be lost.
         size, is_finite = torch.stack([norm, torch.isfinite(loss)]).tolist()
         if not (is_finite and math.isfinite(size)):
-            raise NonFiniteLossError(self.key, self.step_index + 1)
+            rows = (~x.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            raise NonFiniteLossError(self.key, self.step_index + 1, rows)
         if size > self._shared.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(
                 self._trained, self._shared.clip_norm, norm

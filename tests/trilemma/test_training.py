@@ -234,9 +234,20 @@ def test_a_batch_that_is_not_finite_leaves_the_member_as_it_was(
     before = member.state()
     bad = x[:BATCH].clone()
     bad[3, 2] = value
-    with pytest.raises(NonFiniteLossError, match=r"training\.one: .* at step 6; lower"):
+    line = (
+        r"training\.one: .* at step 6; rows 3 of its batch are not finite; harvest them"
+    )
+    with pytest.raises(NonFiniteLossError, match=line):
         member.step(bad)
     assert_same(before, member.state())
+
+
+def test_an_overflow_of_finite_rows_is_told_apart() -> None:
+    x = rows(STEPS * BATCH)
+    member = fresh(CONFIGS["topk"], x)
+    line = r"at step 1; all rows of its batch are finite; lower lr"
+    with pytest.raises(NonFiniteLossError, match=line):
+        member.step(1e30 * x[:BATCH])
 
 
 def test_activations_that_do_not_vary_are_refused() -> None:
