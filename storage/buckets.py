@@ -83,8 +83,13 @@ class BucketPlace:
             )
         with self._explained(name, "write"):
             try:
+                # A copy: what is handed over in parts would only be referred to, and
+                # may change or be unmapped before it has gone.
                 self._store.put(
-                    self._at(name), list(parts), mode="create", use_multipart=False
+                    self._at(name),
+                    b"".join(parts),
+                    mode="create",
+                    use_multipart=False,
                 )
             except AlreadyExistsError:
                 return False

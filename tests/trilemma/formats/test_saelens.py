@@ -157,7 +157,7 @@ def test_parents_that_form_no_trees_are_refused(
     tensors = {
         "W_enc": weight,
         "b_enc": torch.zeros(3),
-        "W_dec": weight,
+        "W_dec": weight.clone(),
         "b_dec": torch.zeros(3),
         "parents": torch.tensor(parents),
     }
