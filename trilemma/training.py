@@ -283,7 +283,8 @@ class Member:
         self._adam.step()
         if W_dec.requires_grad and self._kind.has_unit_decoder:
             with torch.no_grad():
-                W_dec.div_(W_dec.norm(dim=1, keepdim=True))
+                # A row of zeros stays one, as it does in `functional.normalize`.
+                W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min_(1e-12))
 
     def _count(self, batch: Batch, forward: Forward) -> None:
         """Update the averages, the step, the tokens and the dead latents."""

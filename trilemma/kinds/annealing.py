@@ -54,7 +54,9 @@ def _averaged(config: ReLU, batch: Batch, forward: Forward) -> Averages:
     if _updates(config, batch.step + 1, batch.num_steps) > updates:
         now, following = queues.sum(1)
         factor = factor * torch.where(following > 0, now / following, 1.0)
-        # The queues now are of two powers of which the first is over.
+        # Of the power after the one that begins nothing is known yet. Its place is held
+        # by this one's values: where p falls within fewer than ten steps, as in a short
+        # run, the factor comes out nearer to 1.
         queues = queues[1:].expand(2, _QUEUE).clone()
     return {"factor": factor, "penalties": queues}
 

@@ -55,7 +55,10 @@ def _parents(config: Tree) -> Tensor:
 
 
 def _kept_square(parents: Tensor) -> float:
-    """Return the share of latents that are, like all their ancestors, above zero."""
+    """Return the mean of the squares kept; see `Kind`.
+
+    It is the share of latents that are, like all their ancestors, above zero.
+    """
     share = torch.full((len(parents),), 0.5)
     for start, stop in activation_functions.tree_levels(parents):
         share[start:stop] = share[parents[start:stop]] / 2
