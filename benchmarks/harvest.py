@@ -1,6 +1,7 @@
 """Harvest against the bare forward pass and SAELens: `python -m benchmarks.harvest`."""
 
 import argparse
+import itertools
 import json
 import random
 import shutil
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks import engine, machine
+from storage.artifacts import COMMITS
 from storage.store_writer import Layout
 from tasks import harvesting
 from trilemma import harvest as library
@@ -31,7 +33,14 @@ HOOK = f"blocks.{LAYER}.hook_resid_post"
 CHUNK_BYTES = 16 << 20
 END = "<|endoftext|>"
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+# The bare model and our harvest take turns of so many batches, some seconds each: a
+# machine that others share changes its speed from minute to minute.
+TURN_BATCHES = 32
 SAELENS = Path(__file__).with_name("saelens_harvest.py")
+
+
+Contest = Callable[[int], Mapping[str, float]]
+"""Takes a number of batches; returns the seconds that each contestant took for them."""
 
 
 class Arguments(NamedTuple):
@@ -54,7 +63,8 @@ def main() -> None:
         shutil.rmtree(folder)
     print(machine.line())
     print(
-        f"{arguments.rounds} rounds of at least {arguments.seconds:g} s, random order"
+        f"{arguments.rounds} rounds of at least {arguments.seconds:g} s, random order; "
+        f"bare and harvest in turns of {TURN_BATCHES} batches"
     )
     print(f"{'':24} {'tokens/s':>9}  {'lowest':>8}  {'highest':>8}")
     for name, found in speeds.items():
@@ -82,7 +92,7 @@ def _ratios(speeds: Mapping[str, list[float]]) -> dict[str, float | None]:
 
 def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    contestants: dict[str, Callable[[int], float]] = {}
+    contests: dict[str, Contest] = {}
     sizes: dict[str, int] = {}
     for dtype in DTYPES:
         bare = _bare(folder / "model", dtype, device)
@@ -93,42 +103,25 @@ def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
             processing="none",
             attention="sdpa",
         )
-        contestants[f"bare {dtype}"] = bare
-        contestants[f"harvest {dtype}"] = _harvest(lm, dtype, folder)
+        contests[dtype] = _turns(bare, lm, dtype, folder)
         bare(4)
-        rate = 16 * BATCH_SEQS * CTX / bare(16)
-        batches = -(-int(arguments.seconds * rate) // (BATCH_SEQS * CTX))
-        sizes |= {f"bare {dtype}": batches, f"harvest {dtype}": batches}
+        rate = 2 * TURN_BATCHES / bare(2 * TURN_BATCHES)
+        turns = -(-int(arguments.seconds * rate) // TURN_BATCHES)
+        sizes[dtype] = turns * TURN_BATCHES
     if arguments.peers_python.exists():
-        contestants["SAELens float32"] = _saelens(
-            arguments.peers_python, folder, device
-        )
-        sizes["SAELens float32"] = sizes["bare float32"]
+        contests["SAELens"] = _saelens(arguments.peers_python, folder, device)
+        sizes["SAELens"] = sizes["float32"]
     else:
         print(f"no {arguments.peers_python}: SAELens is left out (make test-peers)")
     order = random.Random(arguments.seed)
-    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    speeds: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
-        for name in _drawn(order, list(contestants)):
-            seconds = contestants[name](sizes[name])
-            tokens = sizes[name] * BATCH_SEQS * CTX
-            speeds[name].append(tokens / seconds)
-            print(f"{name}: {tokens:,} tokens in {seconds:.1f} s", flush=True)
+        for contest in order.sample([*contests], len(contests)):
+            tokens = sizes[contest] * BATCH_SEQS * CTX
+            for name, seconds in contests[contest](sizes[contest]).items():
+                speeds.setdefault(name, []).append(tokens / seconds)
+                print(f"{name}: {tokens:,} tokens in {seconds:.1f} s", flush=True)
     return speeds
-
-
-def _drawn(order: random.Random, names: list[str]) -> list[str]:
-    """Return the contestants in random order, those of one dtype side by side.
-
-    A machine that others share changes its speed from minute to minute.
-    """
-    dtypes = list(dict.fromkeys(name.split()[-1] for name in names))
-    return [
-        name
-        for dtype in order.sample(dtypes, len(dtypes))
-        for same in [[name for name in names if name.endswith(dtype)]]
-        for name in order.sample(same, len(same))
-    ]
 
 
 def _bare(folder: Path, dtype: Dtype, device: str) -> Callable[[int], float]:
@@ -152,19 +145,38 @@ def _bare(folder: Path, dtype: Dtype, device: str) -> Callable[[int], float]:
     return run
 
 
-def _harvest(lm: LM, dtype: Dtype, folder: Path) -> Callable[[int], float]:
-    """Return what times a whole harvest: chunks, statistics and manifest data."""
+def _turns(bare: Callable[[int], float], lm: LM, dtype: Dtype, folder: Path) -> Contest:
+    """Return what times a whole harvest, the bare model's turns between its parts.
 
-    def run(num_batches: int) -> float:
+    Of the harvest that is chunks, statistics, masks and metadata. Before the bare model
+    has its turn, the harvest's threads have written all that they were given.
+    """
+    chunk_seqs = CHUNK_BYTES // (D_IN * getattr(torch, dtype).itemsize * CTX)
+    turn_parts = TURN_BATCHES * BATCH_SEQS // chunk_seqs
+
+    def run(num_batches: int) -> dict[str, float]:
         tokens = _tokens(num_batches * BATCH_SEQS)
         target = folder / "harvest"
         target.mkdir()
+        bare_seconds = between_seconds = 0.0
+
+        def between(parts: int) -> None:
+            nonlocal bare_seconds, between_seconds
+            if parts % turn_parts:
+                return
+            while len([*(target / f"train{COMMITS}").glob("*")]) < parts:
+                time.sleep(1e-3)
+            began = time.perf_counter()
+            bare_seconds += bare(TURN_BATCHES)
+            between_seconds += time.perf_counter() - began
+
         try:
             began = time.perf_counter()
-            harvest(lm, tokens, dtype, target)
-            return time.perf_counter() - began
+            harvest(lm, tokens, dtype, target, between=between)
+            seconds = time.perf_counter() - began - between_seconds
         finally:
             shutil.rmtree(target)
+        return {f"bare {dtype}": bare_seconds, f"harvest {dtype}": seconds}
 
     return run
 
@@ -174,10 +186,17 @@ def harvest(
     tokens: np.ndarray[tuple[int, int], np.dtype[np.int32]],
     dtype: Dtype,
     target: Path,
+    *,
+    between: Callable[[int], None],
 ) -> None:
-    """Leave a finished store of these tokens' activations in a folder."""
+    """Leave a finished store of these tokens' activations in a folder.
+
+    Before each part, `between` is told how many parts were handed to the writers.
+    """
+    parts = itertools.count()
 
     def batches(span: slice) -> Iterator[Mapping[str, Tensor]]:
+        between(next(parts))
         return library.batches(lm, tokens[span], [HOOK], batch_seqs=BATCH_SEQS)
 
     source = harvesting.Source(
@@ -201,10 +220,10 @@ def harvest(
     engine.harvest(target, source, layout, batch_seqs=BATCH_SEQS)
 
 
-def _saelens(python: Path, folder: Path, device: str) -> Callable[[int], float]:
+def _saelens(python: Path, folder: Path, device: str) -> Contest:
     """Return what times SAELens's runner in its own environment, by its own clock."""
 
-    def run(num_batches: int) -> float:
+    def run(num_batches: int) -> dict[str, float]:
         target = folder / "saelens"
         words = [str(python), str(SAELENS), str(target), device]
         words += [str(num_batches * BATCH_SEQS), str(torch.get_num_threads())]
@@ -216,7 +235,8 @@ def _saelens(python: Path, folder: Path, device: str) -> Callable[[int], float]:
             shutil.rmtree(target, ignore_errors=True)
         found = json.loads(ended.stdout.splitlines()[-1])
         asked = num_batches * BATCH_SEQS * CTX  # it caches whole buffers: rather more
-        return float(found["seconds"]) * asked / int(found["tokens"])
+        seconds = float(found["seconds"]) * asked / int(found["tokens"])
+        return {"SAELens float32": seconds}
 
     return run
 

@@ -17,7 +17,7 @@ from storage.store import Store
 from tasks import environment, interruption, progress, stage, tracking
 from tasks.harvest import open_store
 from tasks.plan import Plan, Step
-from trilemma import pretrained
+from trilemma import allocation, pretrained
 from trilemma import training as library
 from trilemma.config.saes import Pretrained
 from trilemma.config.sources import HubCorpus, HubLM
@@ -136,7 +136,7 @@ def _train_hook(
         mean_squared_norm=float(store.statistics(hook)["mean_squared_norm"]),
     )
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
+    with allocation.kept(), contextlib.ExitStack() as stack:
         trainees = []
         for step in steps:
             config = plan.member(step.name).config

@@ -241,13 +241,18 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, W_dec: Tensor, support: Support) -> Tensor:
         ctx.save_for_backward(values, W_dec)
         ctx.support = support
-        return functional.embedding_bag(
+        if values.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # Half the bytes to gather; the sum is float32 inside.
+            narrow = torch.get_autocast_dtype("cpu")
+            W_dec, values = W_dec.to(narrow), values.to(narrow)
+        x_hat = functional.embedding_bag(
             support.columns,
             W_dec,
             support.row_starts,
             mode="sum",
             per_sample_weights=values,
         )
+        return x_hat.float()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor | None, None]:

@@ -4,6 +4,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from benchmarks.trainers.serving import Contest, serve
+from trilemma import allocation
 from trilemma.config.saes import SAEConfig, Training
 from trilemma.training import Member, Start
 
@@ -25,6 +26,7 @@ class Ours:
             TypeAdapter(SAEConfig).validate_python(settings),
             Training(
                 batch_tokens=contest.batch,
+                precision="bfloat16",
                 warmup_fraction=warmup_fraction,
                 decay_fraction=1 - warmup_fraction,
             ),
@@ -47,4 +49,5 @@ class Ours:
 
 
 if __name__ == "__main__":
-    serve(lambda contest, rows, start: Ours(contest, rows))
+    with allocation.kept():  # as the training stage does
+        serve(lambda contest, rows, start: Ours(contest, rows))

@@ -16,6 +16,8 @@ from trilemma.kinds.kind import Weights
 
 # Above this share of all pairs, products of whole matrices take less time.
 _SPARSE_SHARE = 1 / 64
+# One holds the bias; 32 keep every row at a multiple of 64 bytes.
+_COLUMNS_ADDED = 32
 
 
 class Latents(NamedTuple):
@@ -48,7 +50,10 @@ def pre_acts(
 
     Without a gradient, which `at` and `all_of` give back to those that matter.
     """
-    return torch.addmm(weights["b_enc"], x - weights["b_dec"], weights["W_enc"])
+    centred, W_enc, b_enc = x - weights["b_dec"], weights["W_enc"], weights["b_enc"]
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return _reduced_pre_acts(centred, W_enc, b_enc, torch.get_autocast_dtype("cpu"))
+    return torch.addmm(b_enc, centred, W_enc)
 
 
 def at(
@@ -93,3 +98,22 @@ def where(
     if int(is_in.sum()) > _SPARSE_SHARE * is_in.numel():
         return all_of(x, weights, known)
     return at(codes.where(is_in), x, weights, known)
+
+
+def _reduced_pre_acts(
+    centred: Tensor, W_enc: Tensor, b_enc: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return what addmm does in a narrow dtype, the bias as a weight of a constant 1.
+
+    addmm first fills its result with the bias, then reads it again: on a CPU, half the
+    time of the product.
+    """
+    batch, d_in = centred.shape
+    width = d_in + _COLUMNS_ADDED
+    left = centred.new_zeros(batch, width, dtype=dtype)
+    left[:, :d_in] = centred
+    left[:, d_in] = 1
+    right = W_enc.new_zeros(W_enc.shape[1], width, dtype=dtype)
+    right[:, :d_in] = W_enc.t()
+    right[:, d_in] = b_enc
+    return left @ right.t()
