@@ -41,7 +41,7 @@ def initial_weights(
         "b_enc": torch.zeros(config.d_sae),
         "W_dec": W_dec,
         "b_dec": b_dec,
-    } | kind.added_weights
+    } | {name: weight.clone() for name, weight in kind.added_weights.items()}
 
 
 def is_trained(config: SAEConfig, name: str) -> bool:
