@@ -218,6 +218,18 @@ class Store:
         values = self.open_chunk(hook, index, check=True)
         return as_tensor(values[self.unmasked(index)], self.dtypes[hook])
 
+    def first_rows(self, hook: str, num: int) -> Tensor:
+        """Return the first unmasked rows, at most `num`, float32.
+
+        Sequences are shuffled before they are stored, so they are a sample.
+        """
+        parts: list[Tensor] = []
+        for index in range(self.num_chunks):
+            if sum(len(part) for part in parts) >= num:
+                break
+            parts.append(self.chunk(hook, index).float())
+        return torch.cat(parts)[:num]
+
     def sequences(
         self, hook: str, batch_seqs: int, *, limit: int | None
     ) -> Iterator[StoreBatch]:

@@ -4,13 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from storage import durable, provenance, tables
 from storage.store import Store
@@ -68,13 +66,13 @@ def _baseline_body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
     hook = step.name.removeprefix(BASELINE_PREFIX)
-    stores = [harvest.open_store(plan, split) for split in ("eval", "train")]
-    _check_same(step, *(_origin(store, hook) for store in stores))
+    held_out, trained = (harvest.open_store(plan, name) for name in ("eval", "train"))
+    _check_same(step, _origin(held_out, hook), _origin(trained, hook))
     baseline = library.baseline(
         plan.run.evaluation,
         eval_batches=sequences(plan, hook),
-        train_rows=_train_rows(plan, hook),
-        mean=harvest.open_store(plan, "train").mean(hook),
+        train_rows=trained.first_rows(hook, plan.run.evaluation.rate_tokens),
+        mean=trained.mean(hook),
         lm=_lm(plan),
         hook=hook,
     )
@@ -141,18 +139,6 @@ def _check_same(step: Step, mine: dict[str, Any], theirs: dict[str, Any]) -> Non
 
 def _shown(scalar: Scalar) -> str:
     return "undefined" if scalar.value is None else f"{scalar.value:.3g}"
-
-
-def _train_rows(plan: Plan, hook: str) -> Tensor:
-    """Return the first training rows that count: a sample, since rows are shuffled."""
-    store = harvest.open_store(plan, "train")
-    wanted = plan.run.evaluation.rate_tokens
-    parts: list[Tensor] = []
-    for index in range(store.num_chunks):
-        parts.append(store.chunk(hook, index).float())
-        if sum(len(part) for part in parts) >= wanted:
-            break
-    return torch.cat(parts)[:wanted]
 
 
 def _lm(plan: Plan) -> LM | None:

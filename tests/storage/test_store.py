@@ -202,6 +202,13 @@ def test_chunk_leaves_out_masked_rows(tmp_path, dtype):
     assert torch.equal(kept, whole[:, 1:].reshape(len(kept), -1))
 
 
+@pytest.mark.parametrize("num", [1, 9, 10, 10**6])
+def test_first_rows_are_the_first_that_are_not_masked(tmp_path, num):
+    store = Store.open(stores.make(open_place(tmp_path), stores.layout("bfloat16")))
+    kept = torch.cat([store.chunk(HOOK, i) for i in range(store.num_chunks)])
+    assert torch.equal(store.first_rows(HOOK, num), kept[:num].float())
+
+
 def test_read_gives_masked_rows_too_and_the_mask_tells_which_count(tmp_path):
     store = Store.open(stores.make(open_place(tmp_path), RAW))
     x, mask = store.read(HOOK, 0, store.num_tokens), store.mask(0, store.num_tokens)
