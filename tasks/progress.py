@@ -26,13 +26,20 @@ def shown(
     start: int = 0,
     *,
     say: Callable[[str], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[int, str], None]]:
     """Give a function `(done, detail)` that shows how far a stage has come.
 
-    `done` counts units out of `total`; `detail` is a short text with its own units.
+    `done` counts units out of `total`, `start` of them from before; `detail` is a short
+    text with its own units. Both forms tell the rate since the start and the time left.
     Plain lines go to `say`, or to the run's log, which there is in flows alone.
     """
     console = Console(stderr=True)
+    began = last = clock()
+
+    def rate(done: int) -> float:
+        return (done - start) / max(clock() - began, 1e-9)
+
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -44,21 +51,25 @@ def shown(
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, completed=start, detail="")
-            yield lambda done, detail: bar.update(task, completed=done, detail=detail)
+
+            def draw(done: int, detail: str) -> None:
+                text = f"({rate(done):,.0f}/s) {detail}"
+                bar.update(task, completed=done, detail=text)
+
+            yield draw
         return
     tell = say or get_run_logger().info
-    began = last = time.monotonic()
 
     def line(done: int, detail: str) -> None:
         nonlocal last
-        now = time.monotonic()
+        now = clock()
         if now - last < _LOG_SECONDS:
             return
         last = now
-        rate = (done - start) / (now - began)
-        left = (total - done) / rate if rate else float("inf")
+        pace = rate(done)
+        left = (total - done) / pace if pace else float("inf")
         tell(
-            f"{title}: {done:,} of {total:,} {unit} ({rate:,.0f}/s), {left:.0f} s left "
+            f"{title}: {done:,} of {total:,} {unit} ({pace:,.0f}/s), {left:.0f} s left "
             f"{detail}".rstrip()
         )
 
