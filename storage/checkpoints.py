@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from storage import durable
 
 _KEEP = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or is of other work."""
 
 
 class Checkpoint(NamedTuple):
@@ -22,8 +27,11 @@ class Checkpoint(NamedTuple):
     values: dict[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint aside, move it into place, and drop all but the last two."""
+def save(folder: Path, checkpoint: Checkpoint, *, key: str) -> None:
+    """Write a checkpoint aside, move it into place, and drop all but the last two.
+
+    `key` is that of the artifact in work: it differs with config, version and parents.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"aside-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -32,7 +40,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
         aside / "tensors.safetensors",
     )
-    (aside / "values.json").write_text(durable.pretty_json(checkpoint.values))
+    record = {"key": key, "values": checkpoint.values}
+    (aside / "values.json").write_text(durable.pretty_json(record))
     for path in (aside / "tensors.safetensors", aside / "values.json", aside):
         durable.sync(path)
     target = folder / f"{checkpoint.step:010d}"
@@ -44,16 +53,31 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(folder / old)
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint, or None if there is none."""
+def latest(folder: Path, *, key: str) -> Checkpoint | None:
+    """Return the newest checkpoint, or None if there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or of an artifact with another key.
+    """
     for leftover in folder.glob("aside-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     names = _steps(folder)
     if not names:
         return None
     newest = folder / names[-1]
-    values = json.loads((newest / "values.json").read_text())
-    return Checkpoint(int(names[-1]), load_file(newest / "tensors.safetensors"), values)
+    try:
+        record = json.loads((newest / "values.json").read_text())
+        tensors = load_file(newest / "tensors.safetensors")
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{newest}: is damaged ({error}); delete it and run again"
+        ) from error
+    if record.get("key") != key:
+        raise CheckpointError(
+            f"{newest}: was written by another version, or for another config, than "
+            f"that of key {key}; delete {folder} and run again"
+        )
+    return Checkpoint(int(names[-1]), tensors, record["values"])
 
 
 def _steps(folder: Path) -> list[str]:

@@ -316,7 +316,8 @@ def _state(
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join([str(error), *getattr(error, "__notes__", ())])
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _begin_there(place: Place, parents: Mapping[str, Any]) -> None:

@@ -44,8 +44,18 @@ class _Wandb:
         self._run = run
 
     def log(self, row: StepRow) -> None:
-        values = {f"train/{k}": v for k, v in row.items() if k != "step"}
-        self._run.log(values, step=int(row["step"]))
+        self._run.log(named(row), step=row["step"])
+
+
+def named(row: StepRow) -> dict[str, object]:
+    """Return what a row says by W&B's names: `train/fvu`, `eval/fvu`; no gaps."""
+    values: dict[str, object] = {}
+    for key, value in row.items():
+        if key != "step" and value is not None:
+            is_held_out = key.startswith("eval_")
+            name = key.replace("_", "/", 1) if is_held_out else f"train/{key}"
+            values[name] = value
+    return values
 
 
 class Kept(NamedTuple):

@@ -11,16 +11,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from storage import checkpoints, durable, mixing, provenance
+from storage import checkpoints, durable, provenance
 from storage.order import TrainingOrder
 from storage.store import Store
-from tasks import environment, interruption, progress, stage, tracking
+from tasks import environment, hooks, interruption, progress, stage, tracking
 from tasks.harvest import open_store
+from tasks.hooks import Hook
 from tasks.plan import Plan, Step
 from trilemma import allocation, pretrained
 from trilemma import training as library
 from trilemma.config.saes import Pretrained
 from trilemma.config.sources import HubCorpus, HubLM
+from trilemma.non_finite import NonFiniteLossError
 from trilemma.sae import SAE
 
 CURVE = "curve.json"
@@ -28,9 +30,7 @@ MIXING = "mixing.json"
 SAE_FOLDER = "sae"
 _CHECKPOINTS = "checkpoints"
 _PARAMETER_BYTES = 4
-_STATE_COPIES = 12  # weights and two moments, in each of two checkpoints and one aside
-_MIXING_BATCHES = 16
-_MIXING_ROWS = 1 << 24  # their documents take a few seconds to count
+_FOLDERS = 4  # two checkpoints, one aside, and what is exported
 
 
 class _Trainee(NamedTuple):
@@ -52,19 +52,21 @@ def load_sae(step: Step, device: str) -> SAE:
 
 def _body(work: stage.Work) -> None:
     store = open_store(work.plan, "train")
-    hooks: dict[str, str] = {}
+    hook_of: dict[str, str] = {}
     parameters = 0
     for step in work.pending:
         member = work.plan.member(step.name)
         if isinstance(member.config, Pretrained):
             _convert(work, store, step, member.config)
         else:
-            hooks[step.key] = member.hook
+            hook_of[step.key] = member.hook
             parameters += 2 * store.d_in(member.hook) * member.config.d_sae
-    work.check_room(parameters * _PARAMETER_BYTES * _STATE_COPIES)
+    # Weights, two moments, and perhaps a running mean.
+    tensors = 3 + (work.plan.run.training.ema_decay is not None)
+    work.check_room(parameters * _PARAMETER_BYTES * tensors * _FOLDERS)
     with interruption.watched() as asked:
-        for hook in dict.fromkeys(hooks.values()):
-            steps = [step for step in work.pending if hooks.get(step.key) == hook]
+        for hook in dict.fromkeys(hook_of.values()):
+            steps = [step for step in work.pending if hook_of.get(step.key) == hook]
             _train_hook(work, store, hook, steps, asked)
 
 
@@ -105,62 +107,25 @@ def _train_hook(
     asked: Callable[[], bool],
 ) -> None:
     plan = work.plan
-    shared = plan.run.training
-    order = TrainingOrder(
-        store,
-        hook,
-        seed=shared.seed,
-        batch_tokens=shared.batch_tokens,
-        open_chunks=shared.open_chunks,
-    )
-    if order.rows_per_epoch < shared.batch_tokens:
-        raise ValueError(
-            f"training.batch_tokens: found {shared.batch_tokens}, but the store has "
-            f"only {order.rows_per_epoch:,} training rows; lower it, or harvest more"
-        )
-    num_steps = order.steps_per_epoch * shared.epochs
-    mixed = mixing.measure(
-        store, order, batches=_MIXING_BATCHES, most_rows=_MIXING_ROWS
-    )
-    get_run_logger().info(
-        "training: a batch of %s spans %s documents, %.2f of a perfect shuffle's %s",
-        hook,
-        f"{mixed.documents_per_batch:,.0f}",
-        mixed.ratio,
-        f"{mixed.perfect:,.0f}",
-    )
-    device = environment.device(plan.run.compute)
-    start = library.Start(
-        d_in=store.d_in(hook),
-        mean=store.mean(hook),
-        mean_squared_norm=float(store.statistics(hook)["mean_squared_norm"]),
-    )
+    found = hooks.prepare(plan, store, hook)
     began = time.monotonic()
     with allocation.kept(), contextlib.ExitStack() as stack:
         trainees = []
         for step in steps:
-            config = plan.member(step.name).config
-            assert not isinstance(config, Pretrained)
-            member = library.Member(
-                config,
-                shared,
-                start=start,
-                num_steps=num_steps,
-                key=step.name,
-                device=device,
-            )
-            saved = checkpoints.latest(work.folder(step) / _CHECKPOINTS)
-            if saved is not None:
-                member.restore(library.Checkpoint(saved.tensors, saved.values))
-                get_run_logger().info(
-                    "%s: resumes at step %d of %d", step.title, saved.step, num_steps
-                )
+            try:
+                member = _member(work, step, found)
+            except ValueError as error:
+                work.fail(step, error)
+                continue
             tracker = stack.enter_context(
                 tracking.opened(plan, step, len(member.curve))
             )
             trainees.append(_Trainee(step, member, tracker))
+        if not trainees:
+            return
         first = min(trainee.member.step_index for trainee in trainees)
-        waited = _steps(work, order, trainees, range(first, num_steps), asked)
+        span = range(first, found.num_steps)
+        waited = _steps(work, found.order, trainees, span, asked)
     for trainee in trainees:
         if trainee.step.title not in work.failed:
             target = work.folder(trainee.step)
@@ -168,7 +133,7 @@ def _train_hook(
             sae.metadata |= _origin(plan, store, hook)
             sae.save(target / SAE_FOLDER)
             durable.write_json(target / CURVE, trainee.member.curve)
-            durable.write_json(target / MIXING, mixed._asdict())
+            durable.write_json(target / MIXING, found.mixed._asdict())
             work.commit(trainee.step)
     count = sum(trainee.step.key in work.committed for trainee in trainees)
     if count:
@@ -179,11 +144,46 @@ def _train_hook(
             count,
             hook,
             first,
-            num_steps,
-            f"{(num_steps - first) * shared.batch_tokens:,}",
+            found.num_steps,
+            f"{len(span) * plan.run.training.batch_tokens:,}",
             seconds,
             100 * waited / seconds,
         )
+
+
+def _member(work: stage.Work, step: Step, found: Hook) -> library.Member:
+    """Return an SAE in training, at its last checkpoint if there is one.
+
+    Raises:
+        ValueError: a setting can have no effect, or the checkpoint is of another SAE.
+    """
+    config = work.plan.member(step.name).config
+    assert not isinstance(config, Pretrained)
+    member = library.Member(
+        config,
+        work.plan.run.training,
+        start=found.start,
+        num_steps=found.num_steps,
+        key=step.name,
+        device=environment.device(work.plan.run.compute),
+        held_out_rows=found.held_out,
+    )
+    log = get_run_logger()
+    log.info(
+        "%s: peak lr %.3g%s, %s steps, %s tokens",
+        step.title,
+        member.peak_lr,
+        "" if config.lr else f", from a width of {config.d_sae:,} latents",
+        f"{found.num_steps:,}",
+        f"{found.num_tokens:,}",
+    )
+    saved = checkpoints.latest(work.folder(step) / _CHECKPOINTS, key=step.key)
+    if saved is not None:
+        member.restore(library.Checkpoint(saved.tensors, saved.values))
+        log.info(
+            "%s: resumes at step %d of %d", step.title, saved.step, found.num_steps
+        )
+    return member
 
 
 def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
@@ -237,18 +237,21 @@ def _steps(
             stored = next(batches)
             waited += time.monotonic() - asked_at
             x = stored.to(device, non_blocking=True).float()
+            rows = []
             for trainee in [t for t in active if t.member.step_index == index]:
                 try:
                     row = trainee.member.step(x)
-                except library.NonFiniteLossError as error:
+                except NonFiniteLossError as error:
+                    _checkpoint(work, [trainee])
+                    error.add_note(f"(the checkpoint of step {index} is kept)")
                     work.fail(trainee.step, error)
                     active.remove(trainee)
                     continue
                 if row is not None:
                     trainee.tracker.log(row)
-                    show(
-                        (index + 1) * batch, f"fvu {row['fvu']:.3f} l0 {row['l0']:.1f}"
-                    )
+                    rows.append(row)
+            if rows:
+                show((index + 1) * batch, _said(rows))
             if not active:
                 break
             if asked():
@@ -269,4 +272,18 @@ def _checkpoint(work: stage.Work, trainees: list[_Trainee]) -> None:
             checkpoints.Checkpoint(
                 trainee.member.step_index, state.tensors, state.values
             ),
+            key=trainee.step.key,
         )
+
+
+def _said(rows: list[library.StepRow]) -> str:
+    """Return how the SAEs do at a step: from the least to the largest, if several."""
+    fvu = _range([row["fvu"] for row in rows], "{:.3f}")
+    l0 = _range([row["l0"] for row in rows], "{:.1f}")
+    dead = _range([100 * row["dead_fraction"] for row in rows], "{:.1f}")
+    return f"fvu {fvu}, l0 {l0}, dead {dead} %"
+
+
+def _range(values: list[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"

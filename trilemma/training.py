@@ -1,46 +1,24 @@
 """One SAE in training: a step at a time, resumable at every step, bit for bit."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trilemma import kinds, objective
+from trilemma import averaging, held_out, kinds, learning_rate, objective, resampling
 from trilemma.config.saes import SAEConfig, Training
-from trilemma.kinds.kind import Averages, Batch, Forward
+from trilemma.kinds.kind import Averages, Batch, Forward, Weights
+from trilemma.non_finite import NonFiniteLossError
 from trilemma.sae import SAE
 
 # Thresholds, kept as logarithms, may have to grow tenfold while the weights settle; at
 # their learning rate that would take longer than a short run has steps.
 THRESHOLD_LR_FACTOR = 20.0
 
-# Of a batch that is not finite.
-_ROWS_NAMED = 5
-
 # Steps between two looks at which latents are dead; each waits for the device.
 DEAD_REFRESH_STEPS = 10
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss or gradient is not finite; the weights are those of the step before."""
-
-    def __init__(self, key: str, step: int, rows: Sequence[int]) -> None:
-        """Name the step, counted from 1, and the batch's rows that are not finite."""
-        listed = ", ".join(map(str, rows[:_ROWS_NAMED]))
-        more = ", ..." if len(rows) > _ROWS_NAMED else ""
-        advice = (
-            f"rows {listed}{more} of its batch are not finite; harvest them again"
-            if rows
-            else "all rows of its batch are finite; lower lr"
-        )
-        super().__init__(
-            f"training.{key}: found a loss or gradient that is not finite at step "
-            f"{step}; {advice}"
-        )
-        self.step = step
 
 
 class Start(NamedTuple):
@@ -52,6 +30,8 @@ class Start(NamedTuple):
     """Their mean, in their own units."""
     mean_squared_norm: float
     """The mean of ||x||^2, in their own units."""
+    center: Float[Tensor, "d_in"] | None = None
+    """Where b_dec starts, in their own units; None: at their mean."""
 
     @property
     def scale(self) -> float:
@@ -66,7 +46,10 @@ class Start(NamedTuple):
 
 
 class StepRow(TypedDict):
-    """A row of the training curve, over the batch of that step."""
+    """A row of the training curve, over the batch of that step.
+
+    What begins with `eval_` is of held-out rows, and None at steps that measure none.
+    """
 
     step: int
     tokens: int
@@ -76,6 +59,9 @@ class StepRow(TypedDict):
     dead_fraction: float
     lr: float
     sparsity_coefficient: float
+    eval_fvu: float | None
+    eval_l0: float | None
+    eval_silent_fraction: float | None
 
 
 class Checkpoint(NamedTuple):
@@ -90,7 +76,7 @@ class Checkpoint(NamedTuple):
 class Member:
     """One SAE in training.
 
-    Activations are scaled to E||x||^2 = d_in; b_dec starts at their mean. The loss is
+    Activations are scaled to E||x||^2 = d_in; b_dec starts at their centre. The loss is
 
         fvu + coefficient * penalty / d_in + auxk_coefficient * auxk
 
@@ -114,12 +100,15 @@ class Member:
         num_steps: int,
         key: str,
         device: str | torch.device,
+        held_out_rows: Float[Tensor, "rows d_in"] | None = None,
     ) -> None:
+        assert (held_out_rows is None) == (shared.eval_every_steps is None)
         if not (start.mean_squared_norm > 0 and start.scaled_variance > 0):
             raise ValueError(
                 "training: found activations that do not vary; choose another hook "
                 "or more rows"
             )
+        resampling.check(config, shared, key=key, num_steps=num_steps)
         self.config = config
         self.key = key
         self.step_index = 0
@@ -128,9 +117,11 @@ class Member:
         self._start = start
         self._num_steps = num_steps
         self._tokens = 0
-        self._peak_lr = config.lr or 2e-4 / math.sqrt(config.d_sae / 2**14)
+        self.peak_lr = learning_rate.peak(config)
         self._device = torch.device(device)
-        b_dec = (start.mean.double().cpu() * start.scale).float()
+        self._held_out_rows = held_out_rows
+        center = start.mean if start.center is None else start.center
+        b_dec = (center.double().cpu() * start.scale).float()
         self._kind = kinds.make(config)
         weights = objective.initial_weights(
             config, self._kind, d_in=start.d_in, b_dec=b_dec
@@ -148,7 +139,7 @@ class Member:
                 for name, w in self._weights.items()
                 if w.requires_grad
             ],
-            lr=self._peak_lr,
+            lr=self.peak_lr,
             betas=(shared.beta1, shared.beta2),
             fused=True,
         )
@@ -159,6 +150,13 @@ class Member:
         self._averages: Averages = {
             name: tensor.to(device) for name, tensor in self._kind.averages.items()
         }
+        self._means: Weights = {}
+        if shared.ema_decay is not None:
+            self._means = {
+                name: weight.detach().clone()
+                for name, weight in self._weights.items()
+                if weight.requires_grad
+            }
 
     def step(self, x: Float[Tensor, "batch d_in"]) -> StepRow | None:
         """Take one step on a batch in its own units; return a row at logging steps.
@@ -188,6 +186,8 @@ class Member:
         self._apply(terms.loss.detach(), batch.x)
         with torch.no_grad():
             self._count(batch, terms.forward)
+            self._resample(batch, terms.forward)
+            self._average()
         return self._log(terms, batch)
 
     def state(self) -> Checkpoint:
@@ -196,6 +196,7 @@ class Member:
         for name, weight in self._weights.items():
             for moment, tensor in self._adam.state.get(weight, {}).items():
                 tensors[f"adam.{name}.{moment}"] = tensor
+        tensors |= {f"means.{name}": mean for name, mean in self._means.items()}
         tensors["silent_tokens"] = self._silent_tokens
         tensors["dead"] = self._dead
         for name, tensor in self._averages.items():
@@ -222,6 +223,8 @@ class Member:
                 }
                 if moments:
                     self._adam.state[weight] = moments
+            for name, mean in self._means.items():
+                mean.copy_(tensors[f"means.{name}"])
         device = self._silent_tokens.device
         self._silent_tokens = tensors["silent_tokens"].clone().to(device)
         self._dead = tensors["dead"].clone().to(device)
@@ -235,13 +238,20 @@ class Member:
     def export(self) -> SAE:
         """Return the SAE as it stands, in the units of the activations, on the CPU.
 
-        BatchTopK becomes a JumpReLU with one threshold for all latents.
+        BatchTopK becomes a JumpReLU with one threshold for all latents. Where there is
+        a running mean of the weights, they are exported.
         """
+        weights = self._exported_weights()
+        return self._sae({name: w.cpu().clone() for name, w in weights.items()})
+
+    def _exported_weights(self) -> Weights:
+        weights = {name: weight.detach() for name, weight in self._weights.items()}
+        unit = self._kind.has_unit_decoder
+        return weights | averaging.exported(self._means, has_unit_decoder=unit)
+
+    def _sae(self, weights: Weights) -> SAE:
+        """Return the SAE of these weights, which may share their memory."""
         scale = self._start.scale
-        weights = {
-            name: weight.detach().cpu().clone()
-            for name, weight in self._weights.items()
-        }
         found = self._kind.export(weights, self._averages, scale)
         last = self.curve[-1] if self.curve else None
         return SAE(
@@ -278,8 +288,14 @@ class Member:
             torch.nn.utils.clip_grads_with_norm_(
                 self._trained, self._shared.clip_norm, norm
             )
+        lr = learning_rate.at(
+            self.peak_lr,
+            self._shared,
+            step=self.step_index,
+            num_steps=self._num_steps,
+        )
         for group in self._adam.param_groups:
-            group["lr"] = self._lr() * group["factor"]
+            group["lr"] = lr * group["factor"]
         self._adam.step()
         if W_dec.requires_grad and self._kind.has_unit_decoder:
             with torch.no_grad():
@@ -295,35 +311,72 @@ class Member:
         fired = forward.code.fired(self.config.d_sae)
         self._silent_tokens = torch.where(fired, 0, self._silent_tokens + size)
         if self.step_index % DEAD_REFRESH_STEPS == 0:
-            is_dead = self._silent_tokens >= self._shared.dead_after_tokens
-            self._dead = is_dead.nonzero().squeeze(1)
+            self._dead = self._is_dead().nonzero().squeeze(1)
+
+    def _is_dead(self) -> Bool[Tensor, "d_sae"]:
+        return self._silent_tokens >= self._shared.dead_after_tokens
+
+    def _resample(self, batch: Batch, forward: Forward) -> None:
+        """Let dead latents begin anew, at the steps that do."""
+        if not resampling.is_due(self.config, self.step_index, self._num_steps):
+            return
+        is_dead = self._is_dead()
+        drawn = resampling.draw(
+            is_dead,
+            forward.code,
+            (forward.x_hat - batch.x).square().sum(1),
+            parents=self._kind.parents,
+            seed=self.config.seed,
+            step=self.step_index,
+        )
+        resampling.renew(
+            drawn,
+            batch.x,
+            is_dead=is_dead,
+            kind=self._kind,
+            weights=self._weights,
+            means=self._means,
+            adam=self._adam,
+        )
+        self._silent_tokens.index_fill_(0, drawn.latents, 0)
+        self._dead = self._is_dead().nonzero().squeeze(1)
+
+    def _average(self) -> None:
+        """Take the step's weights into their running mean, if there is one."""
+        if self._shared.ema_decay is not None:
+            decay = averaging.decay_at(self._shared.ema_decay, self.step_index - 1)
+            averaging.update(self._means, self._weights, decay)
 
     def _log(self, terms: objective.Terms, batch: Batch) -> StepRow | None:
-        step = self.step_index
-        if step % self._shared.log_every_steps != 0 and step != self._num_steps:
+        found = None
+        if self._held_out_rows is not None and self._is_due(
+            self._shared.eval_every_steps
+        ):
+            sae = self._sae(self._exported_weights()).to(self._device)
+            found = held_out.measure(sae, self._held_out_rows)
+        elif not self._is_due(self._shared.log_every_steps):
             return None
-        is_dead = self._silent_tokens >= self._shared.dead_after_tokens
         row = StepRow(
-            step=step,
+            step=self.step_index,
             tokens=self._tokens,
             loss=float(terms.loss.detach()),
             fvu=float(terms.fvu),
             l0=float(terms.forward.code.num_on()) / len(batch.x),
-            dead_fraction=float(is_dead.double().mean()),
+            dead_fraction=float(self._is_dead().double().mean()),
             lr=self._adam.param_groups[0]["lr"],
             sparsity_coefficient=self._kind.coefficient_at(batch.step, batch.num_steps),
+            eval_fvu=None if found is None else found.fvu,
+            eval_l0=None if found is None else found.l0,
+            eval_silent_fraction=None if found is None else found.silent_fraction,
         )
         self.curve.append(row)
         return row
 
-    def _lr(self) -> float:
-        """Return the learning rate of the step about to be taken."""
-        step, total = self.step_index, self._num_steps
-        warmup = self._shared.warmup_fraction * total
-        decay = self._shared.decay_fraction * total
-        rising = (step + 1) / warmup if warmup > 0 else 1.0
-        falling = (total - step) / decay if decay > 0 else 1.0
-        return self._peak_lr * min(1.0, rising, falling)
+    def _is_due(self, every: int | None) -> bool:
+        """Return whether this step is one of every so many, or the last."""
+        if every is None:
+            return False
+        return self.step_index % every == 0 or self.step_index == self._num_steps
 
 
 def _laid_out(name: str, tensor: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ CURVES = (
     ("fvu", "fvu", "log"),
     ("l0", "l0 (latents per token)", "log"),
     ("dead_fraction", "dead latents (fraction)", "linear"),
+    ("eval_fvu", "held-out fvu", "log"),
+    ("eval_l0", "held-out l0 (latents per token)", "log"),
+    ("eval_silent_fraction", "latents silent on held-out rows (fraction)", "linear"),
 )
 _MAX_LABELLED = 16
 
@@ -75,7 +78,7 @@ def curves(report: Report) -> list[Plot]:
         traces = [
             _line(member, column, style)
             for member, style in zip(report.members, styles, strict=True)
-            if any(column in row for row in member.curve)
+            if any(row.get(column) is not None for row in member.curve)
         ]
         if traces:
             layout = _layout("tokens", title)

@@ -30,10 +30,12 @@ saes:
   - {{kind: topk, d_sae: 64, k: 4, hook: blocks.1.hook_resid_post}}
   - {{kind: batchtopk, d_sae: 64, k: 4, hook: blocks.1.hook_resid_post}}
   - {{kind: jumprelu, d_sae: 64, l0_coefficient: 0.5, hook: blocks.1.hook_resid_post}}
-  - {{kind: relu, d_sae: 64, l1_coefficient: 0.5, hook: blocks.1.hook_resid_post}}
+  - {{kind: relu, d_sae: 64, l1_coefficient: 0.5, hook: blocks.1.hook_resid_post,
+     resample_every_steps: 20, resample_until_fraction: 1.0}}
 control: {{k: 4}}
 training: {{batch_tokens: 256, epochs: 2, checkpoint_every_steps: {CHECKPOINT_STEPS},
-           log_every_steps: 7}}
+           log_every_steps: 7, b_dec_init: geometric_median, ema_decay: 0.99,
+           eval_every_steps: 11, dead_after_tokens: 2048}}
 evaluation: {{ce_seqs: 64, num_resamples: 50, rate_tokens: 4096, num_clusters: 8}}
 explanation: {{num_latents: 2, num_resamples: 50}}
 sharing: {{tracker: wandb}}

@@ -191,6 +191,19 @@ def test_figures_are_valid_plotly() -> None:
         plotly.graph_objects.Figure(plot.figure)
 
 
+def test_held_out_curves_are_drawn_where_something_was_measured() -> None:
+    rows = [
+        {"tokens": 2048, "fvu": 0.9, "eval_fvu": None},
+        {"tokens": 4096, "fvu": 0.5, "eval_fvu": 0.6},
+    ]
+    drawn = {plot.div: plot.figure for plot in curves(report(member(curve=rows)))}
+    (trace,) = drawn["plot-curve-eval_fvu"]["data"]
+    assert (trace["x"], trace["y"]) == ([4096], [0.6])
+    plain = [row | {"eval_fvu": None} for row in rows]
+    drawn_plain = [plot.div for plot in curves(report(member(curve=plain)))]
+    assert drawn_plain == ["plot-curve-fvu"]
+
+
 def test_error_bars_reach_the_ends_of_the_interval() -> None:
     trace = scatters(report(member(rate=100.0)))[0].figure["data"][0]
     assert (trace["error_x"]["array"], trace["error_x"]["arrayminus"]) == ([1.0], [1.0])

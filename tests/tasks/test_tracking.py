@@ -56,6 +56,15 @@ def test_missing_log_is_an_error(tmp_path):
         tracking.kept(tmp_path)
 
 
+def test_a_row_is_named_by_what_it_was_measured_on():
+    row = {"step": 4, "fvu": 0.5, "dead_fraction": 0.0, "eval_silent_fraction": 0.25}
+    assert tracking.named(row | {"eval_fvu": None}) == {
+        "train/fvu": 0.5,
+        "train/dead_fraction": 0.0,
+        "eval/silent_fraction": 0.25,
+    }
+
+
 def test_curve_goes_to_a_run_named_by_the_artifact(plan):
     step = plan.step("training", "topk-k3")
     row = dict.fromkeys(

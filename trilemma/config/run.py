@@ -131,6 +131,9 @@ class Run(Section):
             for key in ("mode", "project", "entity"):
                 if _is_changed(self.sharing, key):
                     yield f"sharing.{key}", "without a tracker"
+        training = self.training
+        if training.eval_every_steps is None and _is_changed(training, "eval_tokens"):
+            yield "training.eval_tokens", "without training.eval_every_steps"
         if self.compute.runner != "ray" and self.compute.ray_address is not None:
             yield "compute.ray_address", "without compute.runner: ray"
         if self.harvest is not None:
@@ -139,10 +142,12 @@ class Run(Section):
         is_stream = isinstance(corpus, sources.HubCorpus) and corpus.streaming
         if not is_stream and getattr(corpus, "shuffle_buffer", None) is not None:
             yield "corpus.shuffle_buffer", "without corpus.streaming"
-        if isinstance(corpus, sources.FileCorpus) and corpus.kind == "text":
-            for key in ("column",):
-                if _is_changed(corpus, key):
-                    yield f"corpus.{key}", "on text files, which have only one"
+        if (
+            isinstance(corpus, sources.FileCorpus)
+            and corpus.kind == "text"
+            and _is_changed(corpus, "column")
+        ):
+            yield "corpus.column", "on text files, which have only one"
 
     def _idle_in_harvest(self, harvest: sources.Harvest) -> Iterator[tuple[str, str]]:
         if isinstance(self.corpus, sources.CachedCorpus):

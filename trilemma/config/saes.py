@@ -3,7 +3,7 @@
 import itertools
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -26,7 +26,27 @@ class _SAE(Section):
         None,
         description="Peak learning rate; absent means 2e-4 / sqrt(d_sae / 2^14).",
     )
-    seed: NonNegativeInt = Field(0, description="Seed of the initial weights.")
+    seed: NonNegativeInt = Field(
+        0, description="Seed of the initial weights, and of resampling."
+    )
+    resample_every_steps: PositiveInt | None = Field(
+        None,
+        description="Steps between two times that dead latents begin anew, along rows "
+        "with a large loss; absent: they never do.",
+    )
+    resample_until_fraction: float | None = Field(
+        None, gt=0, le=1, description="Share of the steps after which none does."
+    )
+
+    @model_validator(mode="after")
+    def _resampling_is_whole(self) -> Self:
+        if (self.resample_every_steps is None) != (
+            self.resample_until_fraction is None
+        ):
+            raise ValueError(
+                "resample_every_steps: goes with resample_until_fraction; give both"
+            )
+        return self
 
 
 class _Penalised(_SAE):
@@ -199,6 +219,12 @@ class TopK(_K):
         False, description="Keep the decoder at its random start (a control)."
     )
 
+    @model_validator(mode="after")
+    def _decoder_can_be_resampled(self) -> "TopK":
+        if self.freeze_decoder and self.resample_every_steps is not None:
+            raise ValueError("resample_every_steps: has no effect with freeze_decoder")
+        return self
+
 
 class _BatchK(_K):
     threshold_decay: float = Field(
@@ -304,6 +330,12 @@ class Training(Section):
         description="Of matrix products in training; weights, their moments and all "
         "sums are float32 in either case.",
     )
+    b_dec_init: Literal["mean", "geometric_median"] = Field(
+        "mean",
+        description="Where b_dec starts: at the mean of the activations, or at the "
+        "point with the least sum of distances to a sample of them, which a few huge "
+        "ones hardly move.",
+    )
     epochs: PositiveInt = Field(1, description="Passes over the training split.")
     seed: NonNegativeInt = Field(0, description="Seed of the order of rows.")
     warmup_fraction: float = Field(
@@ -318,6 +350,13 @@ class Training(Section):
     dead_after_tokens: PositiveInt = Field(
         10_000_000, description="Silent for this many tokens, a latent counts as dead."
     )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of a running mean of the weights, which is exported in "
+        "their place; absent: the last weights are exported.",
+    )
     open_chunks: PositiveInt = Field(
         8,
         description="Chunks that are shuffled together in memory; there, those of "
@@ -325,6 +364,13 @@ class Training(Section):
     )
     log_every_steps: PositiveInt = Field(
         50, description="Steps between two rows of the training curve."
+    )
+    eval_every_steps: PositiveInt | None = Field(
+        None,
+        description="Steps between two measurements on held-out rows; absent: none.",
+    )
+    eval_tokens: PositiveInt = Field(
+        4096, description="Held-out rows of such a measurement, the first of the split."
     )
     checkpoint_every_steps: PositiveInt = Field(
         500, description="Steps between two checkpoints."

@@ -11,7 +11,7 @@ import functools
 
 import torch
 
-from trilemma import codes, losses
+from trilemma import averaging, codes, losses
 from trilemma.codes import Code
 from trilemma.config.saes import BatchTopK, Matryoshka
 from trilemma.kinds import kind, latents, topk
@@ -25,6 +25,7 @@ def make(config: BatchTopK | Matryoshka) -> Kind:
         export=_export,
         kept_square=topk.kept_square(config),
         auxk_coefficient=config.auxk_coefficient,
+        resampled_norm=topk.RESAMPLED_NORM,
         averages={"cut": torch.zeros((), dtype=torch.float64)},
         averaged=functools.partial(_averaged, config.threshold_decay),
     )
@@ -51,9 +52,7 @@ def _forward(config: BatchTopK | Matryoshka, weights: Weights, batch: Batch) -> 
 def _averaged(decay: float, batch: Batch, forward: Forward) -> Averages:
     acts = forward.code.acts.detach()
     smallest = torch.where(acts > 0, acts, torch.inf).min().double()
-    # A running mean of the recent tenth until the decay takes over, so that a short
-    # run does not average over its own beginnings.
-    decay = min(decay, batch.step / (batch.step + 10))
+    decay = averaging.decay_at(decay, batch.step)
     cut = batch.averages["cut"]
     average = decay * cut + (1 - decay) * smallest
     return {"cut": torch.where(smallest.isfinite(), average, cut)}

@@ -72,6 +72,10 @@ class Kind:
     """Weight of AuxK on dead latents."""
     added_weights: Weights = field(default_factory=dict)
     """Weights to start from besides those that all kinds share."""
+    resampled_norm: float = 0.2
+    """Norm of a resampled latent's encoder, over the mean of the alive ones' norms."""
+    parents: Int64[Tensor, "d_sae"] | None = None
+    """In a tree each latent's parent, -1 for roots, on the CPU."""
     averages: Averages = field(default_factory=dict)
     """Averages before the first step."""
     averaged: Callable[[Batch, Forward], Averages] = lambda batch, forward: {}

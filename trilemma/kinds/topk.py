@@ -11,6 +11,9 @@ from trilemma.config.saes import BatchTopK, Matryoshka, TopK
 from trilemma.kinds import kind, latents
 from trilemma.kinds.kind import Averages, Batch, Exported, Forward, Kind, Weights
 
+# A resampled latent that is weaker than the others would never be among the largest.
+RESAMPLED_NORM = 1.0
+
 _NORMAL = NormalDist()
 
 
@@ -21,6 +24,7 @@ def make(config: TopK) -> Kind:
         export=functools.partial(_export, config.k),
         kept_square=kept_square(config),
         auxk_coefficient=config.auxk_coefficient,
+        resampled_norm=RESAMPLED_NORM,
     )
 
 

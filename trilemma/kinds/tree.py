@@ -26,6 +26,7 @@ def make(config: Tree) -> Kind:
         kept_square=_kept_square(parents),
         coefficient=config.l1_coefficient,
         warmup_fraction=config.sparsity_warmup_fraction,
+        parents=parents,
     )
 
 

@@ -43,6 +43,19 @@ WRONG = [
         "p_end: found 0.5; must be below p",
     ),
     (
+        RELU | {"resample_every_steps": 100},
+        "resample_every_steps: goes with resample_until_fraction; give both",
+    ),
+    (
+        TOPK
+        | {
+            "freeze_decoder": True,
+            "resample_every_steps": 100,
+            "resample_until_fraction": 0.5,
+        },
+        "resample_every_steps: has no effect with freeze_decoder",
+    ),
+    (
         JUMPRELU | {"penalty": "tanh", "tanh_scale": 4.0},
         "pre_act_coefficient: missing; it needs one with penalty 'tanh'",
     ),
@@ -74,6 +87,7 @@ def test_settings_that_fit_are_taken() -> None:
         TREE | {"num_roots": 8},
         RELU | {"penalty": "lp", "p": 0.5},
         JUMPRELU | {"target_l0": 4.0},
+        TOPK | {"resample_every_steps": 100, "resample_until_fraction": 0.5},
     ):
         config = ADAPTER.validate_python(found)
         assert config.model_dump(exclude_unset=True, mode="json") == found

@@ -71,6 +71,11 @@ def test_schema_on_disk_is_that_of_the_models():
             "sharing.project: has no effect without a tracker; remove it",
         ),
         (
+            "training.eval_tokens=64",
+            "training.eval_tokens: has no effect without training.eval_every_steps; "
+            "remove it",
+        ),
+        (
             "control.k=2000",
             "control.k: found 2000; must not exceed its d_sae, which is 1024",
         ),

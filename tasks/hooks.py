@@ -1,0 +1,102 @@
+"""What all SAEs of a hook share before they train: rows, their order, their centre."""
+
+import math
+from typing import NamedTuple
+
+from prefect.logging import get_run_logger
+from torch import Tensor
+
+from storage import mixing
+from storage.mixing import Mixing
+from storage.order import TrainingOrder
+from storage.store import Store
+from tasks import environment
+from tasks.harvest import open_store
+from tasks.plan import Plan
+from trilemma.geometric_median import geometric_median
+from trilemma.training import Start
+
+MEDIAN_ROWS = 1 << 13  # 150 MiB of float64 at a width of 2,304
+_MIXING_BATCHES = 16
+_MIXING_ROWS = 1 << 24  # their documents take a few seconds to count
+
+
+class Hook(NamedTuple):
+    """A hook's activations as training reads them."""
+
+    order: TrainingOrder
+    mixed: Mixing
+    start: Start
+    held_out: Tensor | None
+    """Rows to measure on while training; None where nothing is measured."""
+    num_steps: int
+    num_tokens: int
+
+
+def prepare(plan: Plan, store: Store, hook: str) -> Hook:
+    """Return a hook's activations, ready to be read.
+
+    Raises:
+        ValueError: the store has fewer rows than a batch.
+    """
+    shared = plan.run.training
+    order = TrainingOrder(
+        store,
+        hook,
+        seed=shared.seed,
+        batch_tokens=shared.batch_tokens,
+        open_chunks=shared.open_chunks,
+    )
+    if order.rows_per_epoch < shared.batch_tokens:
+        raise ValueError(
+            f"training.batch_tokens: found {shared.batch_tokens}, but the store has "
+            f"only {order.rows_per_epoch:,} training rows; lower it, or harvest more"
+        )
+    mixed = mixing.measure(
+        store, order, batches=_MIXING_BATCHES, most_rows=_MIXING_ROWS
+    )
+    get_run_logger().info(
+        "training: a batch of %s spans %s documents, %.2f of a perfect shuffle's %s",
+        hook,
+        f"{mixed.documents_per_batch:,.0f}",
+        mixed.ratio,
+        f"{mixed.perfect:,.0f}",
+    )
+    return Hook(
+        order,
+        mixed,
+        _start(plan, store, hook),
+        _held_out(plan, hook),
+        num_steps=order.steps_per_epoch * shared.epochs,
+        num_tokens=order.rows_per_epoch * shared.epochs,
+    )
+
+
+def _start(plan: Plan, store: Store, hook: str) -> Start:
+    start = Start(
+        d_in=store.d_in(hook),
+        mean=store.mean(hook),
+        mean_squared_norm=float(store.statistics(hook)["mean_squared_norm"]),
+    )
+    if plan.run.training.b_dec_init == "mean":
+        return start
+    rows = store.first_rows(hook, MEDIAN_ROWS)
+    found = geometric_median(rows)
+    get_run_logger().info(
+        "training: b_dec of %s starts at the geometric median of %s rows, found after "
+        "%d iterations, %.3g from the mean of rows of norm %.3g",
+        hook,
+        f"{len(rows):,}",
+        found.iterations,
+        float((found.point - start.mean).norm()),
+        math.sqrt(start.mean_squared_norm),
+    )
+    return start._replace(center=found.point)
+
+
+def _held_out(plan: Plan, hook: str) -> Tensor | None:
+    shared = plan.run.training
+    if shared.eval_every_steps is None:
+        return None
+    rows = open_store(plan, "eval").first_rows(hook, shared.eval_tokens)
+    return rows.to(environment.device(plan.run.compute))

@@ -1,0 +1,140 @@
+"""Dead latents begin anew where the SAE does badly (`resample_every_steps`).
+
+Bricken et al. (2023), "Towards monosemanticity", appendix "Neuron resampling": rows are
+drawn in proportion to their squared loss; a dead latent's decoder row becomes the unit
+direction of a row, its encoder the same direction at a fifth of the mean norm of the
+alive ones', its bias zero, and Adam forgets it. Ours: the rows are those of the step's
+batch, TopK kinds take the whole of that norm, and what a kind adds (thresholds, gates)
+goes back to its start.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from trilemma.codes import Code
+from trilemma.config.saes import SAEConfig, Training
+from trilemma.kinds.kind import Kind, Weights
+
+_NO_PARENT = -1
+
+
+class Drawn(NamedTuple):
+    """Latents that begin anew, and the row of the batch that each takes."""
+
+    latents: Int64[Tensor, "num"]
+    rows: Int64[Tensor, "num"]
+
+
+def check(config: SAEConfig, shared: Training, *, key: str, num_steps: int) -> None:
+    """Check that resampling can find a dead latent before it ends.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    every, until = config.resample_every_steps, config.resample_until_fraction
+    if every is None or until is None:
+        return
+    last = int(until * num_steps) // every * every
+    if last * shared.batch_tokens < shared.dead_after_tokens:
+        silent = f"{shared.dead_after_tokens:,} tokens"
+        raise ValueError(
+            f"training.{key}: found resample_every_steps {every}, but at step {last:,} "
+            f"of {num_steps:,}, its last, no latent can have been silent for {silent}; "
+            "lower training.dead_after_tokens or train longer"
+        )
+
+
+def is_due(config: SAEConfig, step: int, num_steps: int) -> bool:
+    """Return whether dead latents begin anew after so many steps."""
+    every, until = config.resample_every_steps, config.resample_until_fraction
+    if every is None or until is None:
+        return False
+    return step % every == 0 and step <= until * num_steps
+
+
+def draw(
+    is_dead: Bool[Tensor, "d_sae"],
+    code: Code,
+    squared_error: Float[Tensor, "batch"],
+    *,
+    parents: Int64[Tensor, "d_sae"] | None,
+    seed: int,
+    step: int,
+) -> Drawn:
+    """Return a row for each dead latent; chance depends on seed and step alone.
+
+    No row is taken twice; the latents for which none is left wait for the next round.
+    In a tree no two siblings take one row, and each takes one on which its parent
+    fires, since on any other it would stay silent; where there is none, it waits.
+    """
+    digest = hashlib.sha256(f"{seed}/resampling/{step}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    dead = is_dead.nonzero().squeeze(1).cpu()
+    above = torch.full_like(dead, _NO_PARENT) if parents is None else parents[dead]
+    chance = squared_error.double().square().cpu()
+    latents, rows = [dead[:0]], [dead[:0]]
+    for parent in sorted(set(above.tolist())):
+        here = chance
+        if parent != _NO_PARENT:
+            here = chance * _fires(code, parent, len(chance)).cpu()
+        children = dead[above == parent][: int(here.count_nonzero())]
+        if len(children):
+            latents.append(children)
+            rows.append(torch.multinomial(here, len(children), generator=generator))
+    device = is_dead.device
+    return Drawn(torch.cat(latents).to(device), torch.cat(rows).to(device))
+
+
+def renew(
+    drawn: Drawn,
+    x: Float[Tensor, "batch d_in"],
+    *,
+    is_dead: Bool[Tensor, "d_sae"],
+    kind: Kind,
+    weights: Weights,
+    means: Weights,
+    adam: torch.optim.Adam,
+) -> None:
+    """Let the latents drawn begin anew: weights, their running means and moments."""
+    latents = drawn.latents
+    for name, value in _fresh(drawn, x, is_dead, kind, weights).items():
+        weight = weights[name]
+        along = 1 if name == "W_enc" else 0
+        weight.index_copy_(along, latents, value)
+        if name in means:
+            means[name].index_copy_(along, latents, value)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            adam.state[weight][moment].index_fill_(along, latents, 0)
+
+
+def _fresh(
+    drawn: Drawn, x: Tensor, is_dead: Tensor, kind: Kind, weights: Weights
+) -> Weights:
+    """Return what the latents drawn have in place of their weights."""
+    direction = functional.normalize(x[drawn.rows] - weights["b_dec"], dim=1)
+    norms = weights["W_enc"].norm(dim=0)
+    alive = norms[~is_dead]
+    norm = (alive if len(alive) else norms).mean()
+    added = {
+        name: start.to(x.device)[drawn.latents]
+        for name, start in kind.added_weights.items()
+    }
+    return {
+        "W_enc": (kind.resampled_norm * norm * direction).t(),
+        "b_enc": direction.new_zeros(len(direction)),
+        "W_dec": direction,
+    } | added
+
+
+def _fires(code: Code, latent: int, batch: int) -> Bool[Tensor, "batch"]:
+    """Return on which rows a latent fires."""
+    if code.support is None:
+        return code.acts[:, latent] > 0
+    is_its = (code.support.columns == latent) & (code.acts > 0)
+    found = is_its.new_zeros(batch)
+    return found.index_fill_(0, code.support.rows[is_its], True)
