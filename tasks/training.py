@@ -50,6 +50,14 @@ def load_sae(step: Step, device: str) -> SAE:
     return SAE.load(step.folder / SAE_FOLDER, device=device)
 
 
+def told(rows: list[library.StepRow]) -> str:
+    """Return how the SAEs do at a step: from the least to the largest, if several."""
+    fvu = _range([row["fvu"] for row in rows], "{:.3f}")
+    l0 = _range([row["l0"] for row in rows], "{:.1f}")
+    dead = _range([100 * row["dead_fraction"] for row in rows], "{:.1f}")
+    return f"fvu {fvu}, l0 {l0}, dead {dead} %"
+
+
 def _body(work: stage.Work) -> None:
     store = open_store(work.plan, "train")
     hook_of: dict[str, str] = {}
@@ -251,7 +259,7 @@ def _steps(
                     trainee.tracker.log(row)
                     rows.append(row)
             if rows:
-                show((index + 1) * batch, _said(rows))
+                show((index + 1) * batch, told(rows))
             if not active:
                 break
             if asked():
@@ -274,14 +282,6 @@ def _checkpoint(work: stage.Work, trainees: list[_Trainee]) -> None:
             ),
             key=trainee.step.key,
         )
-
-
-def _said(rows: list[library.StepRow]) -> str:
-    """Return how the SAEs do at a step: from the least to the largest, if several."""
-    fvu = _range([row["fvu"] for row in rows], "{:.3f}")
-    l0 = _range([row["l0"] for row in rows], "{:.1f}")
-    dead = _range([100 * row["dead_fraction"] for row in rows], "{:.1f}")
-    return f"fvu {fvu}, l0 {l0}, dead {dead} %"
 
 
 def _range(values: list[float], form: str) -> str:
