@@ -34,6 +34,26 @@ class StoreBatch(NamedTuple):
     x: Tensor
 
 
+class OpenSequences(NamedTuple):
+    """The sequences of one chunk, `[num, ctx]`; x as stored, `[num, ctx, d_in]`."""
+
+    tokens: npt.NDArray[Any]
+    document: npt.NDArray[Any]
+    mask: npt.NDArray[Any]
+    x: npt.NDArray[Any]
+    dtype: str
+
+    def batch(self, rows: slice) -> StoreBatch:
+        """Return copies of some of them; activations are float32."""
+        tokens, document, mask, x = (part[rows].copy() for part in self[:4])
+        return StoreBatch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(document),
+            torch.from_numpy(mask),
+            as_tensor(x, self.dtype).float(),
+        )
+
+
 class _Piece(NamedTuple):
     """Rows of one chunk: where they are in it, and where they go."""
 
@@ -146,10 +166,11 @@ class Store:
 
     def mean(self, hook: str) -> Tensor:
         """Return the mean activation over unmasked rows, `[d_in]`, float64."""
-        array = layout.whole(
-            f"{self._checked(hook)}/mean", np.dtype("<f8"), self.d_in(hook)
-        )
-        return torch.from_numpy(self._reader.read(array, 0).copy())
+        return self._vector(hook, "mean")
+
+    def variance(self, hook: str) -> Tensor:
+        """Return the variance of each dimension over unmasked rows, float64."""
+        return self._vector(hook, "variance")
 
     def read(self, hook: str, start: int, stop: int) -> Tensor:
         """Return rows `[start, stop)` of a hook, `[rows, d_in]`; see `dtype`.
@@ -242,21 +263,27 @@ class Store:
         last = self.num_seqs if limit is None else min(limit, self.num_seqs)
         for chunk in range(-(-last // self.chunk_seqs)):
             span = self._grid.sequences(chunk)
-            x = self.open_chunk(hook, chunk, check=True)
-            parts = (
-                self._read("tokens", chunk).astype(np.int64),
-                self._read("document", chunk),
-                self._read("mask", chunk).reshape(-1, self.ctx),
-                x.reshape(-1, self.ctx, x.shape[1]),
-            )
+            opened = self.open_sequences(hook, chunk)
             num = min(last, span.stop) - span.start
             for start in range(0, num, batch_seqs):
-                rows = slice(start, min(start + batch_seqs, num))
-                tokens, document, mask = (
-                    torch.from_numpy(part[rows].copy()) for part in parts[:3]
-                )
-                batch = as_tensor(parts[3][rows].copy(), self.dtypes[hook])
-                yield StoreBatch(tokens, document, mask, batch.float())
+                yield opened.batch(slice(start, min(start + batch_seqs, num)))
+
+    def open_sequences(self, hook: str, chunk: int) -> OpenSequences:
+        """Return the sequences of a chunk, to read any of them; see `open_chunk`."""
+        x = self.open_chunk(hook, chunk, check=True)
+        return OpenSequences(
+            self._read("tokens", chunk).astype(np.int64),
+            self._read("document", chunk),
+            self._read("mask", chunk).reshape(-1, self.ctx),
+            x.reshape(-1, self.ctx, x.shape[1]),
+            self.dtypes[hook],
+        )
+
+    def _vector(self, hook: str, name: str) -> Tensor:
+        array = layout.whole(
+            f"{self._checked(hook)}/{name}", np.dtype("<f8"), self.d_in(hook)
+        )
+        return torch.from_numpy(self._reader.read(array, 0).copy())
 
     def _read(self, name: str, chunk: int) -> npt.NDArray[Any]:
         return self._reader.read(self._grid.array(name), chunk)
