@@ -14,6 +14,7 @@ from trilemma.config import Member, Run
 from trilemma.config.saes import Pretrained
 from trilemma.config.section import Section
 from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
+from trilemma.terms import input_weights
 
 # A stage whose bytes change for equal inputs gets a new number here.
 VERSIONS = dict.fromkeys(STAGES, 1) | {"corpus": 2, "harvest": 3, "training": 3}
@@ -28,6 +29,7 @@ UNHASHED = {
     "saes.path": "the files' hashes stand in its place",
     "saes.revision": "the commit that it resolves to stands in its place",
     "saes.name": "a name for people",
+    "saes.terms.input_weights.path": "the file's hash stands in its place",
     "corpus.path": "the files' hashes stand in its place",
     "corpus.paths": "the files' hashes stand in its place",
     "corpus.revision": "the commit that it resolves to stands in its place",
@@ -165,7 +167,7 @@ class _Planner:
                 "training",
                 member.name,
                 self._training_section(member),
-                {"harvest": harvest},
+                measured if member.has_end_to_end else {"harvest": harvest},
             )
         titles: dict[str, str] = {}
         for step in (s for s in self._steps if s.stage == "training"):
@@ -277,10 +279,12 @@ class _Planner:
             if source.commit is not None:
                 self._pinned[f"saes/{member.name}"] = source.commit
             return {"sae": {"kind": config.kind, "hook": config.hook} | source.section}
-        return {
-            "sae": config.model_dump(mode="json"),
-            "training": self._dump("training"),
-        }
+        section = config.recorded()
+        if member.terms is not None:
+            digest = input_weights.file_digest(member.terms.input_weights)
+            if digest is not None:
+                section["terms"]["input_weights"]["sha256"] = digest
+        return {"sae": section, "training": self._dump("training")}
 
     def _dump(self, section: str) -> dict[str, Any]:
         """Return a section's settings, without those that cannot change the bytes."""

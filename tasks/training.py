@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from storage import checkpoints, durable, provenance
 from storage.order import TrainingOrder
 from storage.store import Store
-from tasks import environment, hooks, interruption, progress, stage, tracking
+from tasks import environment, hooks, interruption, progress, stage, terms, tracking
 from tasks.harvest import open_store
 from tasks.hooks import Hook
 from tasks.plan import Plan, Step
@@ -37,6 +37,7 @@ class _Trainee(NamedTuple):
     step: Step
     member: library.Member
     tracker: tracking.Tracker
+    needed: terms.Needed
 
 
 @task(name="training", cache_policy=NO_CACHE, retries=0, persist_result=False)
@@ -116,19 +117,21 @@ def _train_hook(
 ) -> None:
     plan = work.plan
     found = hooks.prepare(plan, store, hook)
+    model = terms.load_lm(plan, steps)
     began = time.monotonic()
     with allocation.kept(), contextlib.ExitStack() as stack:
         trainees = []
         for step in steps:
             try:
-                member = _member(work, step, found)
+                needed = terms.needed(plan, step, store, start=found.start, model=model)
+                member = _member(work, step, found, needed)
             except ValueError as error:
                 work.fail(step, error)
                 continue
             tracker = stack.enter_context(
                 tracking.opened(plan, step, len(member.curve))
             )
-            trainees.append(_Trainee(step, member, tracker))
+            trainees.append(_Trainee(step, member, tracker, needed))
         if not trainees:
             return
         first = min(trainee.member.step_index for trainee in trainees)
@@ -159,7 +162,9 @@ def _train_hook(
         )
 
 
-def _member(work: stage.Work, step: Step, found: Hook) -> library.Member:
+def _member(
+    work: stage.Work, step: Step, found: Hook, needed: terms.Needed
+) -> library.Member:
     """Return an SAE in training, at its last checkpoint if there is one.
 
     Raises:
@@ -175,6 +180,8 @@ def _member(work: stage.Work, step: Step, found: Hook) -> library.Member:
         key=step.name,
         device=environment.device(work.plan.run.compute),
         held_out_rows=found.held_out,
+        gamma=needed.gamma,
+        splice=needed.splice,
     )
     log = get_run_logger()
     log.info(
@@ -248,7 +255,8 @@ def _steps(
             rows = []
             for trainee in [t for t in active if t.member.step_index == index]:
                 try:
-                    row = trainee.member.step(x)
+                    sequences = trainee.needed.sequences(index, device)
+                    row = trainee.member.step(x, sequences)
                 except NonFiniteLossError as error:
                     _checkpoint(work, [trainee])
                     error.add_note(f"(the checkpoint of step {index} is kept)")

@@ -209,14 +209,16 @@ class LM:
         """Return the logits of the next token, float32."""
         return self._run(tokens, []).float()
 
-    @torch.inference_mode()
     def logits_replaced(
         self,
         tokens: Int[Tensor, "batch pos"],
         hook: str,
         x_hat: Float[Tensor, "batch pos d_in"],
     ) -> Float[Tensor, "batch pos vocab"]:
-        """Return the logits when `x_hat` takes the place of a hook's activations."""
+        """Return the logits when `x_hat` takes the place of a hook's activations.
+
+        They have a gradient in `x_hat` where it has one.
+        """
 
         def replace(value: Tensor | tuple[Tensor, ...], *, hook: object) -> object:
             if isinstance(value, Tensor):

@@ -8,10 +8,19 @@ from trilemma import activation_functions, codes
 
 
 def mse(
-    x: Float[Tensor, "batch d_in"], x_hat: Float[Tensor, "batch d_in"]
+    x: Float[Tensor, "batch d_in"],
+    x_hat: Float[Tensor, "batch d_in"],
+    *,
+    gamma: Float[Tensor, "d_in"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the squared error, summed over dimensions, averaged over rows."""
-    return (x_hat - x).square().sum() / len(x)
+    """Return the squared error, summed over dimensions, averaged over rows.
+
+    With gamma, the residual of each dimension is multiplied by its weight.
+    """
+    residual = x_hat - x
+    if gamma is not None:
+        residual = residual * gamma
+    return residual.square().sum() / len(x)
 
 
 def l1(acts: Float[Tensor, "*entries"], *, batch: int) -> Float[Tensor, ""]:

@@ -1,6 +1,7 @@
 """What an SAE starts from and minimises, whatever its kind, in scaled activations."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 from trilemma import losses
 from trilemma.config.saes import SAEConfig, TopK
 from trilemma.kinds.kind import Batch, Forward, Kind, Weights
+from trilemma.terms import Term
 
 
 class Terms(NamedTuple):
@@ -50,11 +52,19 @@ def is_trained(config: SAEConfig, name: str) -> bool:
     return not (is_frozen and name == "W_dec")
 
 
-def terms(kind: Kind, weights: Weights, batch: Batch, *, variance: float) -> Terms:
+def terms(
+    kind: Kind,
+    weights: Weights,
+    batch: Batch,
+    *,
+    variance: float,
+    added: Sequence[Term] = (),
+) -> Terms:
     """Return the loss of a batch.
 
     It is error / variance + coefficient * penalty / d_in + auxk_coefficient * auxk,
-    where error and penalty are the kind's. `variance` is E||x - E x||^2.
+    where error and penalty are the kind's, and coefficient * value of each added
+    term, in float32. `variance` is E||x - E x||^2.
     """
     x = batch.x
     d_in = x.shape[1]
@@ -74,6 +84,9 @@ def terms(kind: Kind, weights: Weights, batch: Batch, *, variance: float) -> Ter
             b_dec=weights["b_dec"],
             k=min(d_in // 2, len(dead)),
         )
+    for term in added:
+        with torch.autocast(x.device.type, enabled=False):
+            loss = loss + term.coefficient * term.value(weights, batch, forward)
     fvu = losses.mse(x, forward.x_hat.detach()) / variance
     return Terms(loss, fvu, forward)
 

@@ -8,10 +8,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trilemma import averaging, held_out, kinds, learning_rate, objective, resampling
+from trilemma import terms as added_terms
 from trilemma.config.saes import SAEConfig, Training
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.sae import SAE
+from trilemma.sequences import Sequences
+from trilemma.terms.end_to_end import Splice
 
 # Thresholds, kept as logarithms, may have to grow tenfold while the weights settle; at
 # their learning rate that would take longer than a short run has steps.
@@ -83,7 +86,9 @@ class Member:
     with fvu the squared error over the variance of all training activations and the
     penalty the kind's own, such as the mean L1 or L0 of a row. It depends neither on
     the batch size nor on the units of the activations, and for centred ones it is the
-    usual ||x - x_hat||^2 + coefficient * penalty, divided by d_in.
+    usual ||x - x_hat||^2 + coefficient * penalty, divided by d_in. `config.terms` may
+    add to it, and `gamma` weighs the dimensions of the error; fvu in the curve is
+    without it.
 
     Decoder rows keep unit norm in every kind whose penalty does not weigh with their
     norms: the gradient along a row is removed before the step and the row is normalised
@@ -101,6 +106,8 @@ class Member:
         key: str,
         device: str | torch.device,
         held_out_rows: Float[Tensor, "rows d_in"] | None = None,
+        gamma: Float[Tensor, "d_in"] | None = None,
+        splice: Splice | None = None,
     ) -> None:
         assert (held_out_rows is None) == (shared.eval_every_steps is None)
         if not (start.mean_squared_norm > 0 and start.scaled_variance > 0):
@@ -123,6 +130,8 @@ class Member:
         center = start.mean if start.center is None else start.center
         b_dec = (center.double().cpu() * start.scale).float()
         self._kind = kinds.make(config)
+        self._added = added_terms.make(config.terms, self._kind.forward, splice)
+        self._gamma = None if gamma is None else gamma.to(device)
         weights = objective.initial_weights(
             config, self._kind, d_in=start.d_in, b_dec=b_dec
         )
@@ -158,8 +167,12 @@ class Member:
                 if weight.requires_grad
             }
 
-    def step(self, x: Float[Tensor, "batch d_in"]) -> StepRow | None:
+    def step(
+        self, x: Float[Tensor, "batch d_in"], sequences: Sequences | None = None
+    ) -> StepRow | None:
         """Take one step on a batch in its own units; return a row at logging steps.
+
+        The end-to-end term needs whole sequences besides.
 
         Raises:
             NonFiniteLossError: the weights are still those of the step before.
@@ -171,6 +184,8 @@ class Member:
             num_steps=self._num_steps,
             averages=self._averages,
             dead=self._dead,
+            gamma=self._gamma,
+            sequences=sequences,
         )
         with torch.autocast(
             self._device.type,
@@ -178,7 +193,11 @@ class Member:
             enabled=self._shared.precision == "bfloat16",
         ):
             terms = objective.terms(
-                self._kind, self._weights, batch, variance=self._start.scaled_variance
+                self._kind,
+                self._weights,
+                batch,
+                variance=self._start.scaled_variance,
+                added=self._added,
             )
         for weight in self._trained:
             weight.grad = None
@@ -262,7 +281,7 @@ class Member:
                 "training_architecture": self.config.kind,
                 "l0": None if last is None else last["l0"],
                 "trilemma": {
-                    "config": self.config.model_dump(mode="json"),
+                    "config": self.config.recorded(),
                     "activation_scale": scale,
                     "num_steps": self.step_index,
                     "num_tokens": self._tokens,

@@ -22,6 +22,7 @@ from trilemma.config.saes import (
     Training,
 )
 from trilemma.config.section import Section
+from trilemma.config.terms import Terms
 
 TOY_HOOK = "toy"
 _SAE: TypeAdapter[SAEConfig] = TypeAdapter(SAEConfig)
@@ -38,6 +39,16 @@ class Member(NamedTuple):
     config: FamilyConfig
     is_control: bool
     """True for the frozen-random SAE that every table holds."""
+
+    @property
+    def terms(self) -> Terms | None:
+        """Return what is added to its loss; None for nothing."""
+        return None if isinstance(self.config, Pretrained) else self.config.terms
+
+    @property
+    def has_end_to_end(self) -> bool:
+        """Return whether its training runs the LM."""
+        return self.terms is not None and self.terms.end_to_end is not None
 
 
 class Run(Section):
@@ -118,6 +129,13 @@ class Run(Section):
                 )
         for where, why in self._idle():
             raise ValueError(f"{where}: has no effect {why}; remove it")
+        if self.toy is not None or isinstance(self.corpus, sources.CachedCorpus):
+            for member in self.family():
+                if member.has_end_to_end:
+                    raise ValueError(
+                        f"saes: found terms.end_to_end in {member.name!r}; it needs an "
+                        "lm and a corpus that it reads, no toy and no cache"
+                    )
         self.family()
         return self
 
@@ -254,7 +272,7 @@ def _names(configs: list[FamilyConfig]) -> list[str]:
             continue
         keys = [key for key in _SPARSITY_KEYS if hasattr(config, key)]
         keys += [key for key in varying if getattr(config, key, None) is not None]
-        parts = [f"{_short(key)}{getattr(config, key)}" for key in keys]
+        parts = [_part(key, getattr(config, key)) for key in keys]
         names.append("-".join([config.kind, *parts]))
     for name in names:
         if names.count(name) > 1:
@@ -276,5 +294,9 @@ def _varies(key: str, configs: list[SAEConfig]) -> bool:
     return any(len({repr(getattr(c, key)) for c in group}) > 1 for group in groups)
 
 
-def _short(key: str) -> str:
-    return {"l1_coefficient": "l1_", "l0_coefficient": "l0_", "hook": ""}.get(key, key)
+def _part(key: str, value: Any) -> str:
+    """Return what a setting (hence `Any`) adds to a name."""
+    if isinstance(value, Terms):
+        return value.title
+    short = {"l1_coefficient": "l1_", "l0_coefficient": "l0_", "hook": ""}
+    return f"{short.get(key, key)}{value}"

@@ -3,7 +3,7 @@
 import itertools
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from trilemma.config.section import Section
+from trilemma.config.terms import Terms
 
 
 class _SAE(Section):
@@ -37,6 +38,9 @@ class _SAE(Section):
     resample_until_fraction: float | None = Field(
         None, gt=0, le=1, description="Share of the steps after which none does."
     )
+    terms: Terms | None = Field(
+        None, description="What is added to the loss; absent: nothing."
+    )
 
     @model_validator(mode="after")
     def _resampling_is_whole(self) -> Self:
@@ -47,6 +51,21 @@ class _SAE(Section):
                 "resample_every_steps: goes with resample_until_fraction; give both"
             )
         return self
+
+    @model_validator(mode="after")
+    def _terms_have_an_effect(self) -> Self:
+        for key in ("incoherence", "load_balance"):
+            if self.d_sae == 1 and getattr(self.terms, key, None) is not None:
+                raise ValueError(
+                    f"terms.{key}: has no effect on a single latent; remove it"
+                )
+        return self
+
+    def recorded(self) -> dict[str, Any]:
+        """Return its settings as JSON values (hence `Any`), less where files lie."""
+        return self.model_dump(
+            mode="json", exclude={"terms": {"input_weights": {"path"}}}
+        )
 
 
 class _Penalised(_SAE):
@@ -223,6 +242,15 @@ class TopK(_K):
     def _decoder_can_be_resampled(self) -> "TopK":
         if self.freeze_decoder and self.resample_every_steps is not None:
             raise ValueError("resample_every_steps: has no effect with freeze_decoder")
+        return self
+
+    @model_validator(mode="after")
+    def _decoder_can_follow(self) -> "TopK":
+        if self.freeze_decoder and self.terms and self.terms.incoherence:
+            raise ValueError(
+                "terms.incoherence: has no effect beside freeze_decoder; "
+                "remove one of them"
+            )
         return self
 
 

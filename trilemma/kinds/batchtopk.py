@@ -11,7 +11,7 @@ import functools
 
 import torch
 
-from trilemma import averaging, codes, losses
+from trilemma import averaging, codes
 from trilemma.codes import Code
 from trilemma.config.saes import BatchTopK, Matryoshka
 from trilemma.kinds import kind, latents, topk
@@ -38,14 +38,14 @@ def _forward(config: BatchTopK | Matryoshka, weights: Weights, batch: Batch) -> 
     acts = torch.relu(found.values)
     if isinstance(config, BatchTopK):
         x_hat = found.decode(acts, weights)
-        error = losses.mse(batch.x, x_hat)
+        error = batch.error(x_hat)
     else:
         nested = codes.decode_nested(
             acts, weights["W_dec"], support=pairs, widths=config.widths
         )
         x_hats = nested + weights["b_dec"]
         x_hat = x_hats[-1]
-        error = torch.stack([losses.mse(batch.x, each) for each in x_hats]).mean()
+        error = torch.stack([batch.error(each) for each in x_hats]).mean()
     return Forward(x_hat, error, None, Code(acts, pairs))
 
 

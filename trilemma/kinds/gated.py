@@ -43,7 +43,7 @@ def _forward(weights: Weights, batch: Batch) -> Forward:
     gates = torch.relu(found.values)
     frozen = {name: weights[name].detach() for name in ("W_dec", "b_dec")}
     through_gates = found.decode(gates, frozen)
-    error = losses.mse(batch.x, x_hat) + losses.mse(batch.x, through_gates)
+    error = batch.error(x_hat) + batch.error(through_gates)
     penalty = losses.l1(gates, batch=len(batch.x))
     return Forward(x_hat, error, penalty, Code(acts, found.pairs))
 

@@ -36,4 +36,4 @@ def _forward(size: int, weights: Weights, batch: Batch) -> Forward:
     grouped = acts.float().view(len(acts), -1, size)
     norms = torch.linalg.vector_norm(grouped, dim=2)
     penalty = losses.l1(norms, batch=len(batch.x)) * math.sqrt(size)
-    return Forward(x_hat, losses.mse(batch.x, x_hat), penalty, Code(acts, None))
+    return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, None))

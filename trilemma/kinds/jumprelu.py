@@ -54,7 +54,7 @@ def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
         )
         if config.target_l0 is not None:
             penalty = (penalty / config.target_l0 - 1).square()
-    return Forward(x_hat, losses.mse(batch.x, x_hat), penalty, Code(acts, found.pairs))
+    return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))
 
 
 def _pull(

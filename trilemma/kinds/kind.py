@@ -7,8 +7,10 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from trilemma import losses
 from trilemma.codes import Code
 from trilemma.formats.saelens import Activation
+from trilemma.sequences import Sequences
 
 Weights = dict[str, Tensor]
 """W_enc, b_enc, W_dec, b_dec, all in scaled activations, and what the kind adds."""
@@ -27,6 +29,14 @@ class Batch(NamedTuple):
     """Those of the kind, as they stood after the step before."""
     dead: Int64[Tensor, "num_dead"]
     """Latents that count as dead."""
+    gamma: Float[Tensor, "d_in"] | None = None
+    """Weights of the dimensions in the squared error; None: all are 1."""
+    sequences: Sequences | None = None
+    """Whole sequences beside the batch, their activations in their own units."""
+
+    def error(self, x_hat: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+        """Return the squared error, weighted, that a kind is to make small."""
+        return losses.mse(self.x, x_hat, gamma=self.gamma)
 
 
 class Forward(NamedTuple):

@@ -53,4 +53,4 @@ def _forward(config: ReLU, weights: Weights, batch: Batch) -> Forward:
             penalty = losses.log(acts, config.log_scale, batch=size)
         case "lp":
             penalty = annealing.penalty(config, acts, batch)
-    return Forward(x_hat, losses.mse(batch.x, x_hat), penalty, Code(acts, found.pairs))
+    return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))

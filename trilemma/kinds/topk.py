@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import torch
 
-from trilemma import codes, losses
+from trilemma import codes
 from trilemma.codes import Code
 from trilemma.config.saes import BatchTopK, Matryoshka, TopK
 from trilemma.kinds import kind, latents
@@ -52,7 +52,7 @@ def _forward(config: TopK, weights: Weights, batch: Batch) -> Forward:
     found = latents.at(pairs, batch.x, weights, known)
     acts = torch.relu(found.values)
     x_hat = found.decode(acts, weights)
-    return Forward(x_hat, losses.mse(batch.x, x_hat), None, Code(acts, pairs))
+    return Forward(x_hat, batch.error(x_hat), None, Code(acts, pairs))
 
 
 def _export(k: int, weights: Weights, averages: Averages, scale: float) -> Exported:

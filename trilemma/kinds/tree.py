@@ -39,7 +39,7 @@ def _forward(parents: Tensor, weights: Weights, batch: Batch) -> Forward:
         acts = acts * is_on
     x_hat = found.decode(acts, weights)
     penalty = losses.l1(acts, batch=len(batch.x))
-    return Forward(x_hat, losses.mse(batch.x, x_hat), penalty, Code(acts, found.pairs))
+    return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))
 
 
 def _export(

@@ -11,7 +11,7 @@ from trilemma.config.section import Section
 
 PACKAGES = ("flows", "storage", "tasks", "trilemma")
 # Their validators compare fields with each other, which is not yet a use.
-DEFINITIONS = {"saes.py", "sources.py", "stages.py"}
+DEFINITIONS = {"saes.py", "sources.py", "stages.py", "terms.py"}
 
 
 def sections(model: type[BaseModel]) -> list[type[BaseModel]]:

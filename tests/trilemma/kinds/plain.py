@@ -29,6 +29,7 @@ def loss(  # noqa: PLR0911  # a formula for each kind
     *,
     variance: float,
     coefficient: float,
+    gamma: Tensor | float = 1.0,
 ) -> Tensor:
     """Return error / variance + coefficient * penalty / d_in of float64 weights."""
     W_dec, b_dec = weights["W_dec"], weights["b_dec"]
@@ -36,7 +37,7 @@ def loss(  # noqa: PLR0911  # a formula for each kind
     size, d_in = x.shape
 
     def error(x_hat: Tensor) -> Tensor:
-        return (x - x_hat).square().sum() / size
+        return (gamma * (x - x_hat)).square().sum() / size
 
     def of(acts: Tensor, penalty: Tensor | float) -> Tensor:
         x_hat = acts @ W_dec + b_dec
@@ -89,6 +90,7 @@ def jumprelu_gradients(
     *,
     variance: float,
     coefficient: float,
+    gamma: Tensor | float = 1.0,
 ) -> dict[str, Tensor]:
     """Return the pseudo-gradients of the step penalty, term by term.
 
@@ -102,7 +104,7 @@ def jumprelu_gradients(
         z = (x - b_dec) @ W_enc + weights["b_enc"]
         acts = z * (z > theta)
         residual = acts @ W_dec + b_dec - x
-        g = 2 * residual / size / variance
+        g = 2 * gamma**2 * residual / size / variance
         in_acts = g @ W_dec.t()
         near = ((z - theta).abs() < epsilon / 2) / epsilon
         l0 = (z > theta).sum() / size

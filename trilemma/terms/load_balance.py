@@ -1,0 +1,53 @@
+"""Load balance: latents that fire more often than others cost something.
+
+Tilde Research, "The rate distortion dance of sparse autoencoders", suggests it by
+analogy with mixtures of experts and gives no formula. The squared form is ours; the
+other is that of Fedus et al. (2021), "Switch Transformers", eq. 4, with latents for
+experts. Both take it for granted that no latent should be more frequent than another,
+which heavy-tailed data may contradict.
+
+How often a latent fires has no gradient. Ours is that of a soft gate in its place,
+g = z / (z + m) for the activation z, with m the mean of those above zero in the batch
+(a constant): it is 0 for a silent latent and a half at the mean, and moves those most
+that are near to falling silent.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trilemma.kinds.kind import Batch, Forward, Weights
+from trilemma.terms import columns
+
+# Keeps a batch in which nothing fires from dividing by zero.
+_TINY = 1e-12
+
+
+def value(
+    form: Literal["squared", "switch"],
+    weights: Weights,
+    batch: Batch,
+    forward: Forward,
+) -> Float[Tensor, ""]:
+    """Return the imbalance of a batch.
+
+    squared: the mean over latents of (f_j / mean f - 1)^2, f_j the density of latent
+    j, with the gate's gradient (straight through). 0 if all are equal.
+    switch: d_sae * sum over latents of f_j P_j, f_j its share of all firings and P_j
+    its share of all gates, which alone has a gradient. 1 if all are equal.
+    """
+    code, d_sae = forward.code, len(weights["b_enc"])
+    acts = code.acts.float()
+    on = (acts > 0).float()
+    mean = acts.detach().sum() / on.sum().clamp_min(1)
+    gates = acts / (acts + mean.clamp_min(_TINY))
+    if form == "switch":
+        share = _shares(columns.sums(on, code, d_sae))
+        return d_sae * (share * _shares(columns.sums(gates, code, d_sae))).sum()
+    fired = columns.sums(on + (gates - gates.detach()), code, d_sae)
+    return (d_sae * _shares(fired) - 1).square().mean()
+
+
+def _shares(counts: Float[Tensor, "d_sae"]) -> Float[Tensor, "d_sae"]:
+    return counts / counts.sum().clamp_min(_TINY)
