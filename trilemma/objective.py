@@ -14,6 +14,9 @@ from trilemma.config.saes import SAEConfig, TopK
 from trilemma.kinds.kind import Batch, Forward, Kind, Weights
 from trilemma.terms import Term
 
+# Of free decoder rows at the start; as in SAELens.
+_FREE_NORM = 0.1
+
 
 class Terms(NamedTuple):
     """The loss of a batch and what is logged of it."""
@@ -31,15 +34,20 @@ def initial_weights(
     """Return the weights before the first step, from the config's seed alone.
 
     Decoder rows are random unit vectors, the encoder their transpose, scaled so that
-    the first reconstructions are about as large as the activations.
+    the first reconstructions are about as large as the activations. Rows that are free
+    begin short, and the encoder as their transpose (Conerly et al., Anthropic, April
+    2024, "Update on how we train SAEs"): so they soon turn where they are wanted.
     """
     digest = hashlib.sha256(f"{config.seed}/sae".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     rows = torch.randn(config.d_sae, d_in, generator=generator)
     W_dec = functional.normalize(rows, dim=1)
-    scale = _encoder_scale(config.d_sae, d_in, kind.kept_square)
+    if kind.has_unit_decoder:
+        W_enc = _encoder_scale(config.d_sae, d_in, kind.kept_square) * W_dec
+    else:
+        W_enc = W_dec = _FREE_NORM * W_dec
     return {
-        "W_enc": scale * W_dec.t().contiguous(),
+        "W_enc": W_enc.t().contiguous(),
         "b_enc": torch.zeros(config.d_sae),
         "W_dec": W_dec,
         "b_dec": b_dec,

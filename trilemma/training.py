@@ -16,10 +16,6 @@ from trilemma.sae import SAE
 from trilemma.sequences import Sequences
 from trilemma.terms.end_to_end import Splice
 
-# Thresholds, kept as logarithms, may have to grow tenfold while the weights settle; at
-# their learning rate that would take longer than a short run has steps.
-THRESHOLD_LR_FACTOR = 20.0
-
 # Steps between two looks at which latents are dead; each waits for the device.
 DEAD_REFRESH_STEPS = 10
 
@@ -144,7 +140,7 @@ class Member:
         self._trained = [w for w in self._weights.values() if w.requires_grad]
         self._adam = torch.optim.Adam(
             [
-                {"params": [w], "factor": _lr_factor(name)}
+                {"params": [w], "factor": self._kind.lr_factors.get(name, 1.0)}
                 for name, w in self._weights.items()
                 if w.requires_grad
             ],
@@ -303,10 +299,9 @@ class Member:
         if not (is_finite and math.isfinite(size)):
             rows = (~x.isfinite().all(dim=1)).nonzero().flatten().tolist()
             raise NonFiniteLossError(self.key, self.step_index + 1, rows)
-        if size > self._shared.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(
-                self._trained, self._shared.clip_norm, norm
-            )
+        most = self._shared.clip_norm / self._start.scaled_variance
+        if size > most:
+            torch.nn.utils.clip_grads_with_norm_(self._trained, most, norm)
         lr = learning_rate.at(
             self.peak_lr,
             self._shared,
@@ -411,7 +406,3 @@ def _like(saved: Tensor, weight: Tensor) -> Tensor:
     if saved.shape != weight.shape:
         return saved.clone().to(weight.device)
     return torch.empty_like(weight, dtype=saved.dtype).copy_(saved)
-
-
-def _lr_factor(name: str) -> float:
-    return THRESHOLD_LR_FACTOR if name == "log_threshold" else 1.0

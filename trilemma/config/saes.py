@@ -83,7 +83,7 @@ class ReLU(_Penalised):
     kind: Literal["relu"]
     l1_coefficient: NonNegativeFloat = Field(description="Weight of the penalty.")
     penalty: Literal["l1", "l1_decoder_norm", "lp", "log"] = Field(
-        "l1",
+        "l1_decoder_norm",
         description="l1: sum of activations; l1_decoder_norm: each times the norm of "
         "its decoder row, which is then free; lp: sum of activations to the power p; "
         "log: sum of log(1 + activation / log_scale).",
@@ -374,7 +374,11 @@ class Training(Section):
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="First decay rate of Adam.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Second decay rate of Adam.")
-    clip_norm: PositiveFloat = Field(1.0, description="Largest norm of a gradient.")
+    clip_norm: PositiveFloat = Field(
+        1.0,
+        description="Largest norm of a gradient, that of the error summed over "
+        "dimensions of scaled activations (elsewhere often that of the loss as it is).",
+    )
     dead_after_tokens: PositiveInt = Field(
         10_000_000, description="Silent for this many tokens, a latent counts as dead."
     )

@@ -25,6 +25,7 @@ def make(config: BatchTopK | Matryoshka) -> Kind:
         export=_export,
         kept_square=topk.kept_square(config),
         auxk_coefficient=config.auxk_coefficient,
+        lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
         resampled_norm=topk.RESAMPLED_NORM,
         averages={"cut": torch.zeros((), dtype=torch.float64)},
         averaged=functools.partial(_averaged, config.threshold_decay),

@@ -19,6 +19,10 @@ from trilemma.config.saes import JumpReLU
 from trilemma.kinds import kind, latents
 from trilemma.kinds.kind import Averages, Batch, Exported, Forward, Kind, Weights
 
+# Thresholds, kept as logarithms, may have to grow tenfold while the weights settle; at
+# their learning rate that would take longer than a short run has steps.
+_THRESHOLD_LR_FACTOR = 20.0
+
 
 def make(config: JumpReLU) -> Kind:
     """Return the kind; thresholds are kept as logarithms."""
@@ -29,6 +33,10 @@ def make(config: JumpReLU) -> Kind:
         coefficient=config.l0_coefficient,
         warmup_fraction=config.sparsity_warmup_fraction,
         added_weights={"log_threshold": start},
+        lr_factors={
+            "log_threshold": _THRESHOLD_LR_FACTOR,
+            "W_dec": kind.DECODER_LR_FACTOR,
+        },
     )
 
 

@@ -12,6 +12,12 @@ from trilemma.codes import Code
 from trilemma.formats.saelens import Activation
 from trilemma.sequences import Sequences
 
+# A learning rate that suits the encoder turns unit rows slowly. Where no L1 shrinks the
+# activations, errors are lower and more features are found at ten times it
+# (benchmarks/RESULTS.md, Quality); under L1 it is worse. Rows that begin at the norm
+# 0.1, as SAELens's do, amount to the same factor.
+DECODER_LR_FACTOR = 10.0
+
 Weights = dict[str, Tensor]
 """W_enc, b_enc, W_dec, b_dec, all in scaled activations, and what the kind adds."""
 Averages = dict[str, Tensor]
@@ -82,6 +88,8 @@ class Kind:
     """Weight of AuxK on dead latents."""
     added_weights: Weights = field(default_factory=dict)
     """Weights to start from besides those that all kinds share."""
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    """What the learning rate of some weights is multiplied by, by name."""
     resampled_norm: float = 0.2
     """Norm of a resampled latent's encoder, over the mean of the alive ones' norms."""
     parents: Int64[Tensor, "d_sae"] | None = None

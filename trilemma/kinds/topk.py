@@ -24,6 +24,7 @@ def make(config: TopK) -> Kind:
         export=functools.partial(_export, config.k),
         kept_square=kept_square(config),
         auxk_coefficient=config.auxk_coefficient,
+        lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
         resampled_norm=RESAMPLED_NORM,
     )
 

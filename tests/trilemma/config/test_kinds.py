@@ -31,7 +31,7 @@ WRONG = [
     (GROUP | {"group_size": 3}, "group_size: found 3; must divide d_sae, which is 8"),
     (TREE | {"num_roots": 9}, "num_roots: found 9; must not exceed d_sae, which is 8"),
     (RELU | {"penalty": "lp"}, "p: missing; it needs one with penalty 'lp'"),
-    (RELU | {"p": 0.5}, "p: has no effect with penalty 'l1'"),
+    (RELU | {"penalty": "l1", "p": 0.5}, "p: has no effect with penalty 'l1'"),
     (RELU | {"penalty": "log"}, "log_scale: missing; it needs one with penalty 'log'"),
     (
         RELU | {"penalty": "lp", "p": 0.5, "p_end": 0.1},

@@ -21,7 +21,7 @@ from trilemma.training import Member, Start
 
 D_IN, D_SAE, BATCH = 8, 64, 64
 CONFIGS: dict[str, SAEConfig] = {
-    "relu": ReLU(kind="relu", d_sae=D_SAE, l1_coefficient=0.5, lr=1e-2),
+    "relu": ReLU(kind="relu", d_sae=D_SAE, l1_coefficient=0.5, penalty="l1", lr=1e-2),
     "relu-decoder-norm": ReLU(
         kind="relu",
         d_sae=D_SAE,

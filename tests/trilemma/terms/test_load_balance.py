@@ -51,7 +51,7 @@ def test_the_units_of_activations_do_not_matter(form: Form) -> None:
 @pytest.mark.parametrize("kind", ["topk", "relu", "jumprelu", "gated"])
 @pytest.mark.parametrize("form", FORMS)
 def test_it_evens_how_often_latents_fire(form: Form, kind: str) -> None:
-    term = Terms(load_balance=LoadBalance(coefficient=0.1, form=form))
+    term = Terms(load_balance=LoadBalance(coefficient=0.5, form=form))
     spread = []
     for terms in (term, None):
         acts = trained(kind, terms).export().encode(rows(8 * BATCH))

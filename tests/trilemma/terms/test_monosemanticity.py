@@ -45,7 +45,7 @@ def test_the_units_of_activations_do_not_matter() -> None:
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_it_lets_latents_fire_on_rows_that_are_alike(kind: str) -> None:
-    term = Terms(monosemanticity=Monosemanticity(coefficient=1.0))
+    term = Terms(monosemanticity=Monosemanticity(coefficient=5.0))
     x = rows(8 * BATCH)
     with_it, without = (
         value(trained(kind, terms).export().encode(x).detach(), x)
