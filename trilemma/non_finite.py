@@ -19,7 +19,7 @@ class NonFiniteLossError(ArithmeticError):
             else "all rows of its batch are finite; lower lr"
         )
         super().__init__(
-            f"training.{key}: found a loss or gradient that is not finite at step "
+            f"training {key}: found a loss or gradient that is not finite at step "
             f"{step}; {advice}"
         )
         self.step = step

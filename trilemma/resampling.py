@@ -43,7 +43,7 @@ def check(config: SAEConfig, shared: Training, *, key: str, num_steps: int) -> N
     if last * shared.batch_tokens < shared.dead_after_tokens:
         silent = f"{shared.dead_after_tokens:,} tokens"
         raise ValueError(
-            f"training.{key}: found resample_every_steps {every}, but at step {last:,} "
+            f"training {key}: found resample_every_steps {every}, but at step {last:,} "
             f"of {num_steps:,}, its last, no latent can have been silent for {silent}; "
             "lower training.dead_after_tokens or train longer"
         )

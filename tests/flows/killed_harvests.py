@@ -15,7 +15,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from tasks import harvest, stage
 from tasks import plan as planning
 from tasks import workers as working
 from tasks.plan import Plan
+from tests.flows import forks
 from trilemma.config import profile
 
 CHOICE = random.SystemRandom()
@@ -48,22 +48,22 @@ def main(folder: Path, kills: int, num_workers: int, start: str) -> None:
     torch.set_num_threads(1)
     working.START = start
     quiet = _plan(folder / "quiet", 1)
-    _wait(_fork(lambda: _harvest(quiet)))
+    forks.wait(forks.fork(lambda: _harvest(quiet)))
     expected = _digest(quiet)
     timed = _plan(folder / "timed", num_workers)
     began = time.monotonic()
-    _wait(_fork(lambda: _harvest(timed)))
+    forks.wait(forks.fork(lambda: _harvest(timed)))
     seconds = time.monotonic() - began
     results = []
     for number in range(kills):
         home = folder / f"killed-{number}"
         plan = _plan(home, num_workers)
-        runner = _fork(lambda plan=plan: _harvest(plan))
+        runner = forks.fork(lambda plan=plan: _harvest(plan))
         time.sleep(CHOICE.uniform(0, seconds))
         kept = _kill(runner)
         commits = sorted(plan.step("harvest").folder.glob("*.commits/*.json"))
         before = {path: path.stat().st_mtime_ns for path in commits}
-        last = _wait(_fork(lambda plan=plan: _harvest(plan)))
+        last = forks.wait(forks.fork(lambda plan=plan: _harvest(plan)))
         results.append(
             {
                 "status": last,
@@ -90,19 +90,6 @@ def _harvest(plan: Plan) -> None:
         os._exit(1)
 
 
-def _fork(work: Callable[[], None]) -> int:
-    runner = os.fork()
-    if runner:
-        return runner
-    os.setpgid(0, 0)
-    try:
-        work()
-    except BaseException as error:
-        print(repr(error), file=sys.stderr, flush=True)
-        os._exit(1)
-    os._exit(0)
-
-
 def _kill(runner: int) -> str:
     """Kill the runner, one of its workers, or all of them; return which."""
     children = _children(runner)
@@ -113,7 +100,7 @@ def _kill(runner: int) -> str:
     for victim in victims[which]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
-    _wait(runner)
+    forks.wait(runner)
     return which
 
 
@@ -123,10 +110,6 @@ def _children(runner: int) -> list[int]:
     except FileNotFoundError:
         return []
     return [int(word) for word in text.split()]
-
-
-def _wait(runner: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(runner, 0)[1])
 
 
 def _digest(plan: Plan) -> str | None:

@@ -201,7 +201,7 @@ def test_resampling_that_can_find_no_dead_latent_is_an_error():
     x = rows(STEPS * BATCH)
     late = SHARED.model_copy(update={"dead_after_tokens": 21 * BATCH})
     line = (
-        r"^training\.one: found resample_every_steps 20, but at step 20 of 40, its "
+        r"^training one: found resample_every_steps 20, but at step 20 of 40, its "
         r"last, no latent can have been silent for 1,344 tokens; lower "
         r"training\.dead_after_tokens or train longer$"
     )
