@@ -1,4 +1,4 @@
-"""Sparse codes and their gradients, against dense autograd."""
+"""Sparse codes and their gradients, against dense autograd in float64."""
 
 import pytest
 import torch
@@ -30,6 +30,16 @@ def support_of(kind: str, pre_acts: Tensor) -> codes.Support:
     if kind == "batchtopk":
         return codes.batchtopk(pre_acts, K)
     return codes.where(pre_acts > 0.3)
+
+
+def in_float64(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.detach().double().requires_grad_() for tensor in tensors)
+
+
+def assert_near(found: Tensor | None, wanted: Tensor | None) -> None:
+    assert found is not None
+    assert wanted is not None
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 KINDS = ["topk", "batchtopk", "where"]
@@ -74,7 +84,7 @@ def test_values_and_gradients_equal_the_dense_ones(kind: str) -> None:
     x_hat = codes.decode(torch.relu(selected), W_dec, support=pairs) + b_dec
     torch.autograd.backward((x_hat - target).square().sum())
 
-    dense = weights()
+    dense = in_float64(sparse)
     W_enc, b_enc, W_dec, b_dec = dense
     mask = torch.zeros(BATCH, D_SAE)
     mask[pairs.rows, pairs.columns] = 1
@@ -82,32 +92,41 @@ def test_values_and_gradients_equal_the_dense_ones(kind: str) -> None:
     expected = acts @ W_dec + b_dec
     torch.autograd.backward((expected - target).square().sum())
 
-    torch.testing.assert_close(x_hat, expected)
+    assert_near(x_hat, expected)
     for found, wanted in zip(sparse, dense, strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-5, atol=1e-4)
+        assert_near(found.grad, wanted.grad)
 
 
 def test_all_pre_acts_have_the_gradients_of_the_encoder() -> None:
     x, target = leaf(BATCH, D_IN, seed=5).detach(), leaf(BATCH, D_SAE, seed=6).detach()
-    known, plain = weights(), weights()
-    W_enc, b_enc, _, b_dec = known
+    W_enc, b_enc, _, b_dec = known = weights()
     pre_acts = ((x - b_dec) @ W_enc + b_enc).detach()
     found = codes.all_pre_acts(x, W_enc, b_enc, b_dec, pre_acts=pre_acts)
     torch.autograd.backward((found - target).square().sum())
-    W_enc, b_enc, _, b_dec = plain
+    W_enc, b_enc, _, b_dec = plain = in_float64(known)
     torch.autograd.backward(((x - b_dec) @ W_enc + b_enc - target).square().sum())
-    for got, wanted in zip(known, plain, strict=True):
-        if wanted.grad is not None:
-            torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-5, atol=1e-4)
+    for index in (0, 1, 3):
+        assert_near(known[index].grad, plain[index].grad)
 
 
-def test_each_width_decodes_the_pairs_below_it() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_nested_widths_have_the_gradients_of_dense_ones(kind: str) -> None:
+    widths = (4, 11, D_SAE)
     pre_acts = leaf(BATCH, D_SAE, seed=0).detach()
-    W_dec = leaf(D_SAE, D_IN, seed=3).detach()
-    pairs = codes.batchtopk(pre_acts, K)
-    values = pre_acts[pairs.rows, pairs.columns]
-    nested = codes.decode_nested(values, W_dec, support=pairs, widths=(4, 11, D_SAE))
-    dense = torch.zeros(BATCH, D_SAE)
-    dense[pairs.rows, pairs.columns] = values
-    for width, found in zip((4, 11, D_SAE), nested, strict=True):
-        torch.testing.assert_close(found, dense[:, :width] @ W_dec[:width])
+    target = leaf(len(widths), BATCH, D_IN, seed=6).detach()
+    pairs = support_of(kind, pre_acts)
+    W_dec = leaf(D_SAE, D_IN, seed=3)
+    values = pre_acts[pairs.rows, pairs.columns].requires_grad_()
+    found = codes.decode_nested(values, W_dec, support=pairs, widths=widths)
+    torch.autograd.backward((found - target).square().sum())
+
+    acts, W_dec_64 = in_float64((pre_acts, W_dec))
+    mask = torch.zeros(BATCH, D_SAE)
+    mask[pairs.rows, pairs.columns] = 1
+    kept = acts * mask
+    expected = torch.stack([kept[:, :m] @ W_dec_64[:m] for m in widths])
+    torch.autograd.backward((expected - target).square().sum())
+    assert acts.grad is not None
+    assert_near(found, expected)
+    assert_near(W_dec.grad, W_dec_64.grad)
+    assert_near(values.grad, acts.grad[pairs.rows, pairs.columns])

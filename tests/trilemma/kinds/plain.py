@@ -21,27 +21,42 @@ from trilemma.config.saes import (
     Tree,
 )
 
+Weights = dict[str, Tensor]
+# Rounds of p annealing before the last step, of the ten that p falls in.
+_LAST_ROUND = 9 / 10
+
 
 def loss(  # noqa: PLR0911  # a formula for each kind
     config: SAEConfig,
-    weights: dict[str, Tensor],
+    weights: Weights,
     x: Tensor,
     *,
     variance: float,
     coefficient: float,
-    gamma: Tensor | float = 1.0,
+    gamma: Tensor | float,
+    dead: list[int],
 ) -> Tensor:
-    """Return error / variance + coefficient * penalty / d_in of float64 weights."""
+    """Return the loss of float64 weights at the last step.
+
+    It is error / variance + coefficient * penalty / d_in, and AuxK where there is any;
+    gamma weighs the dimensions of the error.
+    """
     W_dec, b_dec = weights["W_dec"], weights["b_dec"]
-    pre = (x - b_dec) @ weights["W_enc"] + weights["b_enc"]
+    pre = _pre_acts(weights, x)
     size, d_in = x.shape
 
     def error(x_hat: Tensor) -> Tensor:
         return (gamma * (x - x_hat)).square().sum() / size
 
-    def of(acts: Tensor, penalty: Tensor | float) -> Tensor:
-        x_hat = acts @ W_dec + b_dec
-        return error(x_hat) / variance + coefficient / d_in * penalty
+    def of(acts: Tensor, penalty: Tensor) -> Tensor:
+        found = error(acts @ W_dec + b_dec) / variance
+        return found + coefficient / d_in * penalty
+
+    def kept(floor: Tensor, widths: tuple[int, ...], auxk_coefficient: float) -> Tensor:
+        acts = pre.relu() * (pre >= floor)
+        x_hats = [acts[:, :m] @ W_dec[:m] + b_dec for m in widths]
+        found = torch.stack([error(x_hat) for x_hat in x_hats]).mean() / variance
+        return found + auxk_coefficient * _auxk(weights, x, x - x_hats[-1], dead)
 
     match config:
         case ReLU():
@@ -70,56 +85,49 @@ def loss(  # noqa: PLR0911  # a formula for each kind
             )
         case TopK(k=k):
             floor = pre.topk(k, dim=1).values[:, -1:]
-            return of(pre.relu() * (pre >= floor), 0.0)
+            return kept(floor, (config.d_sae,), config.auxk_coefficient)
         case BatchTopK(k=k):
             floor = pre.flatten().topk(k * size).values[-1]
-            return of(pre.relu() * (pre >= floor), 0.0)
+            return kept(floor, (config.d_sae,), config.auxk_coefficient)
         case Matryoshka(k=k, widths=widths):
             floor = pre.flatten().topk(k * size).values[-1]
-            acts = pre.relu() * (pre >= floor)
-            errors = [error(acts[:, :m] @ W_dec[:m] + b_dec) for m in widths]
-            return torch.stack(errors).mean() / variance
+            return kept(floor, widths, config.auxk_coefficient)
         case JumpReLU():
-            raise AssertionError("its gradients are not those of its values")
+            theta = weights["log_threshold"].exp()
+            is_on = pre > theta
+            # The box kernel's integral has the paper's gradient in theta, and with
+            # itself taken away no value (Rajamanoharan et al., 2024, section 3).
+            ramp = ((pre.detach() - theta) / config.bandwidth + 0.5).clamp(0, 1)
+            in_theta = ramp - ramp.detach()
+            acts = pre * is_on + theta.detach() * in_theta
+            l0 = (is_on + in_theta).sum() / size
+            if config.target_l0 is not None:
+                return of(acts, (l0 / config.target_l0 - 1).square())
+            if config.penalty == "step":
+                return of(acts, l0)
+            assert config.tanh_scale is not None
+            assert config.pre_act_coefficient is not None
+            gap = (theta - pre)[:, dead].relu().sum()
+            count = (config.tanh_scale * acts).tanh().sum()
+            return of(acts, (count + config.pre_act_coefficient * gap) / size)
 
 
-def jumprelu_gradients(
-    config: JumpReLU,
-    weights: dict[str, Tensor],
-    x: Tensor,
-    *,
-    variance: float,
-    coefficient: float,
-    gamma: Tensor | float = 1.0,
-) -> dict[str, Tensor]:
-    """Return the pseudo-gradients of the step penalty, term by term.
+def _pre_acts(weights: Weights, x: Tensor) -> Tensor:
+    return (x - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
 
-    Rajamanoharan et al. (2024), "Jumping ahead", section 3, with theta = exp(log theta)
-    and K the box of width epsilon.
+
+def _auxk(weights: Weights, x: Tensor, residual: Tensor, dead: list[int]) -> Tensor:
+    """Return the share of the residual's variance that dead latents leave.
+
+    Gao et al. (2024), appendix A.2.
     """
-    with torch.no_grad():
-        W_enc, W_dec, b_dec = weights["W_enc"], weights["W_dec"], weights["b_dec"]
-        theta, epsilon = weights["log_threshold"].exp(), config.bandwidth
-        size, d_in = x.shape
-        z = (x - b_dec) @ W_enc + weights["b_enc"]
-        acts = z * (z > theta)
-        residual = acts @ W_dec + b_dec - x
-        g = 2 * gamma**2 * residual / size / variance
-        in_acts = g @ W_dec.t()
-        near = ((z - theta).abs() < epsilon / 2) / epsilon
-        l0 = (z > theta).sum() / size
-        in_l0 = coefficient / d_in
-        if config.target_l0 is not None:
-            in_l0 = in_l0 * 2 * (l0 / config.target_l0 - 1) / config.target_l0
-        in_theta = -(in_acts * theta * near).sum(0) - in_l0 / size * near.sum(0)
-        in_z = in_acts * (z > theta)
-        return {
-            "W_enc": (x - b_dec).t() @ in_z,
-            "b_enc": in_z.sum(0),
-            "W_dec": acts.t() @ g,
-            "b_dec": g.sum(0) - W_enc @ in_z.sum(0),
-            "log_threshold": in_theta * theta,
-        }
+    size, d_in = x.shape
+    residual = residual.detach()
+    pre = _pre_acts(weights, x)[:, dead]
+    floor = pre.topk(min(d_in // 2, len(dead)), dim=1).values[:, -1:]
+    estimate = (pre.relu() * (pre >= floor)) @ weights["W_dec"][dead]
+    variance = (residual - residual.mean(0)).square().sum() / size
+    return (residual - estimate).square().sum() / size / variance
 
 
 def _relu_penalty(config: ReLU, acts: Tensor, W_dec: Tensor) -> Tensor:
@@ -133,4 +141,7 @@ def _relu_penalty(config: ReLU, acts: Tensor, W_dec: Tensor) -> Tensor:
             return (1 + acts / config.log_scale).log().sum()
         case "lp":
             assert config.p is not None
-            return acts[acts > 0].pow(config.p).sum()
+            p = config.p
+            if config.p_end is not None:
+                p += (config.p_end - p) * _LAST_ROUND
+            return acts[acts > 0].pow(p).sum()
