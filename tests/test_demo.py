@@ -11,6 +11,8 @@ from trilemma import config
 
 pytestmark = pytest.mark.demo
 MOST_NATS = 4.25
+# Of the L0 that was asked for: a target is drawn to, a threshold only averaged.
+L0_TOLERANCES = {"jumprelu": 0.1, "batchtopk": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,18 @@ def test_every_sae_beats_the_frozen_random_one_at_its_own_l0(plan):
             continue
         assert measured["metrics"]["fvu"]["value"] < control["fvu"]["value"]
         assert control["l0"]["value"] >= measured["metrics"]["l0"]["value"]
+
+
+@pytest.mark.parametrize("kind", L0_TOLERANCES)
+def test_held_out_l0_is_the_one_that_was_asked_for(plan, kind):
+    asked = {"jumprelu": "target_l0", "batchtopk": "k"}[kind]
+    members = [m for m in plan.run.family() if m.config.kind == kind]
+    assert members
+    for member in members:
+        measured = evaluation.read_metrics(plan.step("evaluation", member.name))
+        l0 = measured["metrics"]["l0"]["value"]
+        wanted = getattr(member.config, asked)
+        assert l0 == pytest.approx(wanted, rel=L0_TOLERANCES[kind]), member.name
 
 
 def test_pca_takes_the_rate_of_the_sae_it_is_compared_with(plan):

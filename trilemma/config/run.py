@@ -26,7 +26,13 @@ from trilemma.config.terms import Terms
 
 TOY_HOOK = "toy"
 _SAE: TypeAdapter[SAEConfig] = TypeAdapter(SAEConfig)
-_SPARSITY_KEYS = ("k", "l1_coefficient", "l0_coefficient")
+_SPARSITY_KEYS = ("k", "l1_coefficient", "l0_coefficient", "target_l0")
+_SHORT = {
+    "l1_coefficient": "l1_",
+    "l0_coefficient": "l0_",
+    "target_l0": "target",
+    "hook": "",
+}
 
 
 class Member(NamedTuple):
@@ -270,8 +276,11 @@ def _names(configs: list[FamilyConfig]) -> list[str]:
         if isinstance(config, Pretrained):
             names.append(config.title)
             continue
-        keys = [key for key in _SPARSITY_KEYS if hasattr(config, key)]
-        keys += [key for key in varying if getattr(config, key, None) is not None]
+        keys = [
+            key
+            for key in (*_SPARSITY_KEYS, *varying)
+            if getattr(config, key, None) is not None
+        ]
         parts = [_part(key, getattr(config, key)) for key in keys]
         names.append("-".join([config.kind, *parts]))
     for name in names:
@@ -298,5 +307,4 @@ def _part(key: str, value: Any) -> str:
     """Return what a setting (hence `Any`) adds to a name."""
     if isinstance(value, Terms):
         return value.title
-    short = {"l1_coefficient": "l1_", "l0_coefficient": "l0_", "hook": ""}
-    return f"{short.get(key, key)}{value}"
+    return f"{_SHORT.get(key, key)}{value}"

@@ -174,7 +174,8 @@ class JumpReLU(_Penalised):
     )
     target_l0: PositiveFloat | None = Field(
         None,
-        description="L0 to reach: the penalty is then (L0 / target_l0 - 1)^2.",
+        description="L0 to reach: what is minimised is then fvu + l0_coefficient * "
+        "(L0 / target_l0 - 1)^2, of which 1 is a good coefficient.",
     )
     tanh_scale: PositiveFloat | None = Field(
         None, description="Steepness of the penalty tanh."

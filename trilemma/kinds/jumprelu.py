@@ -2,9 +2,9 @@
 
 Penalties: L0 with a straight-through gradient (Rajamanoharan et al., 2024, "Jumping
 ahead", section 3); the squared distance of L0 from a target (same authors' appendix on
-target sparsity, as dictionary_learning has it); a tanh count with a pull on silent
-latents (Conerly et al., Anthropic, January 2025, "Dictionary learning optimization
-techniques").
+target sparsity, as dictionary_learning has it), weighed against fvu; a tanh count with
+a pull on silent latents (Conerly et al., Anthropic, January 2025, "Dictionary learning
+optimization techniques").
 """
 
 import functools
@@ -61,7 +61,10 @@ def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
             found.values, threshold, bandwidth=config.bandwidth, batch=size
         )
         if config.target_l0 is not None:
-            penalty = (penalty / config.target_l0 - 1).square()
+            # The loss divides by d_in, as suits a count: one latent more takes about
+            # that share of the error. A ratio has no such size, and divided by d_in it
+            # would leave L0 at several times its target.
+            penalty = (penalty / config.target_l0 - 1).square() * batch.x.shape[1]
     return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))
 
 

@@ -102,7 +102,7 @@ def loss(  # noqa: PLR0911  # a formula for each kind
             acts = pre * is_on + theta.detach() * in_theta
             l0 = (is_on + in_theta).sum() / size
             if config.target_l0 is not None:
-                return of(acts, (l0 / config.target_l0 - 1).square())
+                return of(acts, d_in * (l0 / config.target_l0 - 1).square())
             if config.penalty == "step":
                 return of(acts, l0)
             assert config.tanh_scale is not None
