@@ -1,0 +1,63 @@
+"""Every kind finds the features of a toy that there is room for."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.trilemma.kinds.samples import CONFIGS, start_of
+from trilemma import toy
+from trilemma.config.saes import Training
+from trilemma.config.sources import Toy
+from trilemma.training import Member
+
+LEAST_COSINE = 0.95
+STEPS, BATCH = 300, 256
+# Two features are active on average: what k and target_l0 below ask for. Where more
+# latents are kept than there are features, the others fire for conjunctions.
+TOY = Toy(num_features=16, d_in=16, density=0.125, num_tokens=STEPS * BATCH)
+# A smaller coefficient leaves latents that stand for two features.
+CHANGES: dict[str, dict[str, Any]] = {
+    "relu-lp": {"l1_coefficient": 1.0},
+    "gated": {"l1_coefficient": 4.0},
+    # Features that do not depend on each other are for roots to find.
+    "tree": {"num_roots": 24},
+    "jumprelu": {"l0_coefficient": 1.0},
+    "jumprelu-target": {"l0_coefficient": 1.0, "target_l0": 2.0},
+    "matryoshka": {"widths": (16, 32)},
+}
+
+
+@functools.lru_cache(maxsize=3)
+def rows(seed: int) -> torch.Tensor:
+    config = TOY.model_copy(update={"seed": seed})
+    return toy.sample(config, split="train", start=0, num=STEPS * BATCH).x
+
+
+def mean_max_cosine(name: str, seed: int) -> float:
+    """Return how near the nearest decoder row is to a feature, over all features."""
+    changes = {"d_sae": 32, "lr": 5e-3, "seed": seed} | CHANGES.get(name, {})
+    x = rows(seed)
+    member = Member(
+        CONFIGS[name].model_copy(update=changes),
+        Training(dead_after_tokens=20_000),
+        start=start_of(x),
+        num_steps=STEPS,
+        key="toy",
+        device="cpu",
+    )
+    for batch in x.split(BATCH):
+        member.step(batch)
+    features = toy.features(TOY.model_copy(update={"seed": seed}))
+    decoder = functional.normalize(member.export().W_dec.detach(), dim=1)
+    return float((features @ decoder.t()).amax(dim=1).mean())
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_features_of_a_toy_are_found(name: str, seed: int) -> None:
+    assert mean_max_cosine(name, seed) >= LEAST_COSINE
