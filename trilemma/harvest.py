@@ -38,7 +38,7 @@ class NonFiniteError(RowError):
         super().__init__(
             f"harvest: {hook} is not finite at",
             row,
-            "run the LM in another dtype (harvest.lm_dtype)",
+            "run the LM in another dtype (harvest.lm_dtype), or make its cache again",
         )
         self.hook = hook
 

@@ -1,5 +1,8 @@
 """A cache of SAELens's goes through the pipeline; no LM reads its rows again."""
 
+import re
+import shutil
+
 import datasets
 import pytest
 import torch
@@ -33,9 +36,11 @@ def columns(num_rows=NUM_ROWS):
     return found | {"token_ids": ids.int()}
 
 
-def save_cache(folder):
-    """Save a cache in several files, as SAELens does."""
+def save_cache(folder, bad_row=None):
+    """Save a cache in several files, as SAELens does; with a row that has a NaN."""
     values = columns()
+    if bad_row is not None:
+        values[HOOK][bad_row, 3, 1] = torch.nan
     features = Features(
         {hook: Array2D((CTX, d_in), "float32") for hook, d_in in HOOKS.items()}
     )
@@ -148,6 +153,18 @@ def test_hook_that_the_cache_lacks_fails_in_one_line(plan, folder, monkeypatch):
     assert state.message == (
         f"harvest.hooks: {str(folder / 'cache')!r} has no {missing!r}; it holds "
         f"{', '.join(HOOKS)}"
+    )
+
+
+def test_cached_row_that_is_not_finite_fails_in_one_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(homes.VARIABLE, str(tmp_path / "home"))
+    shutil.copytree(folder / "lm", tmp_path / "lm")
+    save_cache(tmp_path / "cache", bad_row=7)
+    state = training_flow(run_of(tmp_path), force=False, return_state=True)
+    assert state.is_failed()
+    assert re.fullmatch(
+        rf"harvest: {HOOK} is not finite at row [\d,]+ of (train|eval); .*",
+        state.message,
     )
 
 

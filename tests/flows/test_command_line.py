@@ -16,6 +16,7 @@ from storage import home as homes
 
 TOY = "configs/toy.yaml"
 NO_TOY = "toy=null"
+TWINS = "saes=[{kind: topk, d_sae: 8, k: 3}, {kind: topk, d_sae: 8, k: 3}]"
 CORPUS = "corpus={kind: embedded}"
 HARVEST = "harvest={hooks: [a]}"
 NO_TEXT = "corpus={kind: text, paths: [/none/*.txt]}"
@@ -45,6 +46,9 @@ def said(home, monkeypatch, capsys):
         (["show", TOY, "saes.0.kk=3"], "saes.0.kk: is not a key"),
         (["show", TOY, "saes.0.k=abc"], "saes.0.k: found 'abc'"),
         (["show", TOY, "saes.0.k=9999"], "saes.0.k: found 9999; must not exceed"),
+        (["show", TOY, "saes.0.d_sae=0"], "saes.0.d_sae: found 0; input should be gr"),
+        (["show", TOY, TWINS], "saes: found 2 equal SAEs named 'topk-k3'"),
+        (["show", TOY, "saes.0.hook=a"], "saes.0.hook: found 'a'; name one of toy"),
         (
             ["run", TOY, NO_TOY, "lm={kind: local, path: /none}", CORPUS, HARVEST],
             "lm.path: no folder '/none'",

@@ -1,11 +1,13 @@
 """A published SAE in a family: converted, measured, explained and reported."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from flows.run import run as run_flow
+from flows.training import training as training_flow
 from storage import home as homes
 from storage.home import Home
 from tasks import evaluation, explanation, training
@@ -83,3 +85,26 @@ def test_width_of_other_activations_fails_in_one_line(profile, own_home, tmp_pat
     state = run_flow(config.load(profile, words), return_state=True)
     assert state.is_failed()
     assert "found an SAE of width 5, but the activations of toy have 8" in state.message
+
+
+def test_bad_files_fail_in_one_line_each_and_spare_their_siblings(
+    profile, own_home, tmp_path
+):
+    for name in ("pickled", "torn"):
+        published(tmp_path / name)
+    torch.save({"encoder.weight": Path("x")}, tmp_path / "pickled/ae.pt")
+    tensors = torch.load(tmp_path / "torn/ae.pt", weights_only=True)
+    del tensors["b_dec"]
+    torch.save(tensors, tmp_path / "torn/ae.pt")
+    family = [{"kind": "topk", "d_sae": 12, "k": 2}] + [
+        {"kind": "pretrained", "path": str(tmp_path / name), "name": name}
+        for name in ("pickled", "torn")
+    ]
+    words = (f"saes={json.dumps(family)}",)
+    state = training_flow(config.load(profile, words), return_state=True)
+    ending = state.result(raise_on_failure=False)
+    assert ending.made[-2:] == ("training topk-k2", "training frozen-random")
+    pickled, torn = ending.failed.values()
+    assert f"{tmp_path}/pickled/ae.pt: is no torch file of plain tensors (" in pickled
+    assert f"{tmp_path}/torn/ae.pt: found tensors " in torn
+    assert "; AutoEncoderTopK has b_dec, " in torn

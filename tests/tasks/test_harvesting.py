@@ -260,7 +260,7 @@ def test_row_that_is_not_finite_is_named_by_its_place_in_the_split(
         )
     assert str(error.value) == (
         f"harvest: {HOOK} is not finite at row {row} of train; run the LM in another "
-        "dtype (harvest.lm_dtype)"
+        "dtype (harvest.lm_dtype), or make its cache again"
     )
 
 

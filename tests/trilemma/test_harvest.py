@@ -80,7 +80,7 @@ def test_an_lm_that_overflows_its_dtype_names_hook_and_row(trained, tmp_path):
     assert (error.value.hook, error.value.row) == (HOOKS[0], 8)
     assert str(error.value) == (
         "harvest: blocks.0.hook_resid_post is not finite at row 8 of the chunk; run "
-        "the LM in another dtype (harvest.lm_dtype)"
+        "the LM in another dtype (harvest.lm_dtype), or make its cache again"
     )
 
 

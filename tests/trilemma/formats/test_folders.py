@@ -1,6 +1,8 @@
 """Folders of every format: found out, read, written, and refused in one line."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,18 +152,50 @@ def test_a_backup_of_a_training_is_read(tmp_path: Path) -> None:
     assert torch.equal(SAE.load(tmp_path).encode(x), sae.encode(x))
 
 
+def without_decoder_in_safetensors(folder: Path, file_format: Format) -> None:
+    an_sae("topk").save(folder, file_format)
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    del tensors["W_dec"]
+    save_file(tensors, path)
+
+
+def without_decoder_in_torch_file(folder: Path) -> None:
+    an_sae("relu").save(folder, "dictionary_learning")
+    weights = torch.load(folder / "ae.pt", weights_only=True)
+    del weights["decoder.weight"]
+    torch.save(weights, folder / "ae.pt")
+
+
+def without_decoder_in_archive(folder: Path) -> None:
+    sae = an_sae("jumprelu")
+    arrays = {name: w.detach().numpy() for name, w in sae.named_parameters()}
+    del arrays["W_dec"]
+    np.savez(folder / "params.npz", **arrays)
+
+
+def without_decoder_in_openmoss(folder: Path) -> None:
+    config = {"sae_type": "sae", "d_model": 6, "act_fn": "relu"}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = {"W_E": torch.ones(6, 16), "b_E": torch.ones(16), "b_D": torch.ones(6)}
+    save_file(weights, folder / "sae_weights.safetensors")
+
+
 @pytest.mark.parametrize(
-    ("file_format", "name"),
-    [("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")],
+    ("write", "name"),
+    [
+        (partial(without_decoder_in_safetensors, file_format="saelens"), "W_dec"),
+        (partial(without_decoder_in_safetensors, file_format="sparsify"), "W_dec"),
+        (without_decoder_in_torch_file, r"bias, decoder\.weight"),
+        (without_decoder_in_archive, "W_dec"),
+        (without_decoder_in_openmoss, "W_D"),
+    ],
 )
 def test_a_missing_tensor_is_named(
-    file_format: Format, name: str, tmp_path: Path
+    write: Callable[[Path], None], name: str, tmp_path: Path
 ) -> None:
-    an_sae("topk").save(tmp_path, file_format)
-    tensors = load_file(tmp_path / name)
-    del tensors["W_dec"]
-    save_file(tensors, tmp_path / name)
-    with pytest.raises(ValueError, match=r"found tensors .*; an? .* has W_dec, "):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=f": found tensors [^;]*; .* has .*{name}, "):
         SAE.load(tmp_path)
 
 
