@@ -38,6 +38,7 @@ from trilemma.config.saes import SAEConfig, Training
 from trilemma.training import Member, Start
 
 D_SAE, K, BATCH, EPOCHS = 256, 4, 512, 2
+WIDTHS = [D_SAE // 4, D_SAE // 2, D_SAE]  # of Matryoshka SAEs
 # Matrices this small are no faster on two threads, which wait for each other.
 THREADS = 1
 LR = 3e-3  # 1e-2 gave SAELens's topk more EV and F1, less MCC; one seed
@@ -79,10 +80,17 @@ KINDS = {
         {"kind": "batchtopk", "k": K}, {"architecture": "batchtopk", "k": K}
     ),
     "relu": Kind(
-        {"kind": "relu"}, {"architecture": "standard"}, Penalty("l1", 1.0, 1.0)
+        {"kind": "relu"}, {"architecture": "standard"}, Penalty("l1", 3.8, 4.1)
     ),
     "jumprelu": Kind(
-        {"kind": "jumprelu"}, {"architecture": "jumprelu"}, Penalty("l0", 1.0, 1.0)
+        {"kind": "jumprelu"}, {"architecture": "jumprelu"}, Penalty("l0", 0.47, 2.4)
+    ),
+    "gated": Kind(
+        {"kind": "gated"}, {"architecture": "gated"}, Penalty("l1", 3.8, 4.1)
+    ),
+    "matryoshka": Kind(
+        {"kind": "matryoshka", "k": K, "widths": WIDTHS},
+        {"architecture": "matryoshka_batchtopk", "k": K, "matryoshka_widths": WIDTHS},
     ),
 }
 
