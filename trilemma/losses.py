@@ -1,5 +1,7 @@
 """Losses of SAE training, as free functions; none depends on the size of a batch."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -87,20 +89,23 @@ def auxk(
     W_dec: Float[Tensor, "num_dead d_in"],
     b_dec: Float[Tensor, "d_in"],
     k: int,
+    mean: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, ""]:
     """Return the share of the residual that the k best dead latents leave unexplained.
 
     Gao et al. (2024), "Scaling and evaluating sparse autoencoders", appendix A.2, over
     the variance of the residual (0 where it has none). Takes the weights of the dead
-    latents alone; the residual x - x_hat is a target, without gradient.
+    latents alone; the residual x - x_hat is a target, without gradient. `mean` turns a
+    mean over these rows into that over all rows of the batch.
     """
     residual = residual.detach()
     with torch.no_grad():
         pre_acts = torch.addmm(b_enc, x - b_dec, W_enc)
         support = codes.topk(pre_acts, k)
-        variance = (residual - residual.mean(0)).square().sum() / len(x)
+        centred = residual - mean(residual.mean(0))
+        variance = mean(centred.square().sum() / len(x))
     values = codes.selected_pre_acts(
         x, W_enc, b_enc, b_dec, pre_acts=pre_acts, support=support
     )
     estimate = codes.decode(torch.relu(values), W_dec, support=support)
-    return (mse(residual, estimate) / variance).nan_to_num(0.0, 0.0, 0.0)
+    return (mean(mse(residual, estimate)) / variance).nan_to_num(0.0, 0.0, 0.0)

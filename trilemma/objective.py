@@ -68,7 +68,7 @@ def terms(
     variance: float,
     added: Sequence[Term] = (),
 ) -> Terms:
-    """Return the loss of a batch.
+    """Return the loss of a batch, with the gradient that this rank's rows give it.
 
     It is error / variance + coefficient * penalty / d_in + auxk_coefficient * auxk,
     where error and penalty are the kind's, and coefficient * value of each added
@@ -77,10 +77,11 @@ def terms(
     x = batch.x
     d_in = x.shape[1]
     forward = kind.forward(weights, batch)
-    loss = forward.error / variance
+    loss = batch.mean(forward.error) / variance
     if forward.penalty is not None:
         coefficient = kind.coefficient_at(batch.step, batch.num_steps)
-        loss = loss + coefficient / d_in * forward.penalty
+        penalty = kind.penalty_of(batch.mean(forward.penalty), d_in)
+        loss = loss + coefficient / d_in * penalty
     dead = batch.dead
     if kind.auxk_coefficient and len(dead) > 0:
         loss = loss + kind.auxk_coefficient * losses.auxk(
@@ -91,11 +92,12 @@ def terms(
             W_dec=weights["W_dec"].index_select(0, dead),
             b_dec=weights["b_dec"],
             k=min(d_in // 2, len(dead)),
+            mean=batch.mean,
         )
     for term in added:
         with torch.autocast(x.device.type, enabled=False):
             loss = loss + term.coefficient * term.value(weights, batch, forward)
-    fvu = losses.mse(x, forward.x_hat.detach()) / variance
+    fvu = batch.mean(losses.mse(x, forward.x_hat.detach())) / variance
     return Terms(loss, fvu, forward)
 
 

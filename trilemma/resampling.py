@@ -19,6 +19,7 @@ from torch.nn import functional
 from trilemma.codes import Code
 from trilemma.config.saes import SAEConfig, Training
 from trilemma.kinds.kind import Kind, Weights
+from trilemma.ranks import Ranks
 
 _NO_PARENT = -1
 
@@ -65,9 +66,11 @@ def draw(
     parents: Int64[Tensor, "d_sae"] | None,
     seed: int,
     step: int,
+    ranks: Ranks,
 ) -> Drawn:
     """Return a row for each dead latent; chance depends on seed and step alone.
 
+    The code and the errors are of this rank's rows; drawn are rows of the whole batch.
     No row is taken twice; the latents for which none is left wait for the next round.
     In a tree no two siblings take one row, and each takes one on which its parent
     fires, since on any other it would stay silent; where there is none, it waits.
@@ -76,12 +79,13 @@ def draw(
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     dead = is_dead.nonzero().squeeze(1).cpu()
     above = torch.full_like(dead, _NO_PARENT) if parents is None else parents[dead]
-    chance = squared_error.double().square().cpu()
+    chance = torch.cat(ranks.gathered(squared_error)).double().square().cpu()
     latents, rows = [dead[:0]], [dead[:0]]
     for parent in sorted(set(above.tolist())):
         here = chance
         if parent != _NO_PARENT:
-            here = chance * _fires(code, parent, len(chance)).cpu()
+            fires = _fires(code, parent, len(squared_error))
+            here = chance * torch.cat(ranks.gathered(fires)).cpu()
         children = dead[above == parent][: int(here.count_nonzero())]
         if len(children):
             latents.append(children)

@@ -12,6 +12,7 @@ from trilemma import terms as added_terms
 from trilemma.config.saes import SAEConfig, Training
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
+from trilemma.ranks import ALONE, Ranks
 from trilemma.sae import SAE
 from trilemma.sequences import Sequences
 from trilemma.terms.end_to_end import Splice
@@ -104,6 +105,7 @@ class Member:
         held_out_rows: Float[Tensor, "rows d_in"] | None = None,
         gamma: Float[Tensor, "d_in"] | None = None,
         splice: Splice | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         assert (held_out_rows is None) == (shared.eval_every_steps is None)
         if not (start.mean_squared_norm > 0 and start.scaled_variance > 0):
@@ -114,6 +116,7 @@ class Member:
         resampling.check(config, shared, key=key, num_steps=num_steps)
         self.config = config
         self.key = key
+        self.ranks = ranks
         self.step_index = 0
         self.curve: list[StepRow] = []
         self._shared = shared
@@ -164,11 +167,17 @@ class Member:
             }
 
     def step(
-        self, x: Float[Tensor, "batch d_in"], sequences: Sequences | None = None
+        self,
+        x: Float[Tensor, "batch d_in"],
+        sequences: Sequences | None = None,
+        *,
+        num_elsewhere: int = 0,
     ) -> StepRow | None:
         """Take one step on a batch in its own units; return a row at logging steps.
 
-        The end-to-end term needs whole sequences besides.
+        The end-to-end term needs whole sequences besides. Of a batch that several ranks
+        share each gives its own rows, at least one, and says how many others have; all
+        give the same sequences, and return the same.
 
         Raises:
             NonFiniteLossError: the weights are still those of the step before.
@@ -182,6 +191,8 @@ class Member:
             dead=self._dead,
             gamma=self._gamma,
             sequences=sequences,
+            ranks=self.ranks,
+            num_elsewhere=num_elsewhere,
         )
         with torch.autocast(
             self._device.type,
@@ -198,6 +209,7 @@ class Member:
         for weight in self._trained:
             weight.grad = None
         torch.autograd.backward(terms.loss)
+        self.ranks.add_up([w.grad for w in self._trained if w.grad is not None])
         self._apply(terms.loss.detach(), batch.x)
         with torch.no_grad():
             self._count(batch, terms.forward)
@@ -297,7 +309,8 @@ class Member:
         # The one wait for the device: afterwards the weights would be lost.
         size, is_finite = torch.stack([norm, torch.isfinite(loss)]).tolist()
         if not (is_finite and math.isfinite(size)):
-            rows = (~x.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            is_bad = ~x.isfinite().all(dim=1)
+            rows = torch.cat(self.ranks.gathered(is_bad)).nonzero().flatten().tolist()
             raise NonFiniteLossError(self.key, self.step_index + 1, rows)
         most = self._shared.clip_norm / self._start.scaled_variance
         if size > most:
@@ -319,10 +332,10 @@ class Member:
     def _count(self, batch: Batch, forward: Forward) -> None:
         """Update the averages, the step, the tokens and the dead latents."""
         self._averages = self._kind.averaged(batch, forward)
-        size = len(batch.x)
+        size = batch.num_rows
         self.step_index += 1
         self._tokens += size
-        fired = forward.code.fired(self.config.d_sae)
+        fired = self.ranks.any(forward.code.fired(self.config.d_sae))
         self._silent_tokens = torch.where(fired, 0, self._silent_tokens + size)
         if self.step_index % DEAD_REFRESH_STEPS == 0:
             self._dead = self._is_dead().nonzero().squeeze(1)
@@ -342,10 +355,11 @@ class Member:
             parents=self._kind.parents,
             seed=self.config.seed,
             step=self.step_index,
+            ranks=self.ranks,
         )
         resampling.renew(
             drawn,
-            batch.x,
+            torch.cat(self.ranks.gathered(batch.x)),
             is_dead=is_dead,
             kind=self._kind,
             weights=self._weights,
@@ -375,7 +389,7 @@ class Member:
             tokens=self._tokens,
             loss=float(terms.loss.detach()),
             fvu=float(terms.fvu),
-            l0=float(terms.forward.code.num_on()) / len(batch.x),
+            l0=float(self.ranks.total(terms.forward.code.num_on())) / batch.num_rows,
             dead_fraction=float(self._is_dead().double().mean()),
             lr=self._adam.param_groups[0]["lr"],
             sparsity_coefficient=self._kind.coefficient_at(batch.step, batch.num_steps),

@@ -45,6 +45,7 @@ def auxk(residual: torch.Tensor, W_dec: torch.Tensor, k: int) -> float:
         W_dec=W_dec,
         b_dec=torch.zeros(W_dec.shape[1]),
         k=k,
+        mean=lambda mean: mean,
     )
     return float(loss)
 

@@ -15,6 +15,7 @@ from tests.trilemma.kinds.samples import (
 )
 from trilemma import codes, kinds, resampling
 from trilemma.codes import Code
+from trilemma.ranks import ALONE
 from trilemma.training import Member
 
 STEPS = 40
@@ -30,7 +31,9 @@ def resampled(kind, every=ROUND, until=0.5):
 def drawn(error, dead, seed=0, step=4, parents=None, code=NO_CODE):
     is_dead = torch.zeros(D_SAE, dtype=torch.bool)
     is_dead[dead] = True
-    return resampling.draw(is_dead, code, error, parents=parents, seed=seed, step=step)
+    return resampling.draw(
+        is_dead, code, error, parents=parents, seed=seed, step=step, ranks=ALONE
+    )
 
 
 def wide_rows(num):
@@ -115,7 +118,13 @@ def test_in_a_tree_a_latent_takes_a_row_on_which_its_parent_fires(is_sparse):
         code = Code(acts.flatten()[pairs.flat], pairs)
     is_dead = torch.ones(D_SAE, dtype=torch.bool)
     found = resampling.draw(
-        is_dead, code, torch.ones(BATCH), parents=parents, seed=0, step=4
+        is_dead,
+        code,
+        torch.ones(BATCH),
+        parents=parents,
+        seed=0,
+        step=4,
+        ranks=ALONE,
     )
     above = parents[found.latents]
     is_child = above >= 0

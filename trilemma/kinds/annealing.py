@@ -48,6 +48,7 @@ def _averaged(config: ReLU, batch: Batch, forward: Forward) -> Averages:
     acts, size = forward.code.acts.detach(), len(batch.x)
     powers = [_after(config, updates), _after(config, updates + 1)]
     latest = torch.stack([losses.lp(acts, each, batch=size) for each in powers])
+    latest = batch.mean(latest)
     earlier = batch.averages["penalties"][:, 1:]
     queues = torch.cat([earlier, latest[:, None].double()], dim=1)
     factor = batch.averages["factor"]

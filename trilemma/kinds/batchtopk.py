@@ -10,9 +10,10 @@ take the mean of their errors, so that the number of widths does not change its 
 import functools
 
 import torch
+from torch import Tensor
 
-from trilemma import averaging, codes
-from trilemma.codes import Code
+from trilemma import averaging, codes, ranks
+from trilemma.codes import Code, Support
 from trilemma.config.saes import BatchTopK, Matryoshka
 from trilemma.kinds import kind, latents, topk
 from trilemma.kinds.kind import Averages, Batch, Exported, Forward, Kind, Weights
@@ -34,7 +35,7 @@ def make(config: BatchTopK | Matryoshka) -> Kind:
 
 def _forward(config: BatchTopK | Matryoshka, weights: Weights, batch: Batch) -> Forward:
     known = latents.pre_acts(batch.x, weights)
-    pairs = codes.batchtopk(known, topk.k_at(config, batch.step, batch.num_steps))
+    pairs = _pairs(known, topk.k_at(config, batch.step, batch.num_steps), batch)
     found = latents.at(pairs, batch.x, weights, known)
     acts = torch.relu(found.values)
     if isinstance(config, BatchTopK):
@@ -50,9 +51,17 @@ def _forward(config: BatchTopK | Matryoshka, weights: Weights, batch: Batch) -> 
     return Forward(x_hat, error, None, Code(acts, pairs))
 
 
+def _pairs(known: Tensor, k: int, batch: Batch) -> Support:
+    if not batch.num_elsewhere:
+        return codes.batchtopk(known, k)
+    num = k * batch.num_rows
+    return codes.where(ranks.largest_in_all(known, k, num=num, ranks=batch.ranks))
+
+
 def _averaged(decay: float, batch: Batch, forward: Forward) -> Averages:
     acts = forward.code.acts.detach()
     smallest = torch.where(acts > 0, acts, torch.inf).min().double()
+    smallest = batch.ranks.least(smallest)
     decay = averaging.decay_at(decay, batch.step)
     cut = batch.averages["cut"]
     average = decay * cut + (1 - decay) * smallest

@@ -30,6 +30,7 @@ def make(config: JumpReLU) -> Kind:
     return Kind(
         forward=functools.partial(_forward, config),
         export=_export,
+        penalty_of=functools.partial(_from_target, config.target_l0),
         coefficient=config.l0_coefficient,
         warmup_fraction=config.sparsity_warmup_fraction,
         added_weights={"log_threshold": start},
@@ -60,12 +61,17 @@ def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
         penalty = losses.l0(
             found.values, threshold, bandwidth=config.bandwidth, batch=size
         )
-        if config.target_l0 is not None:
-            # The loss divides by d_in, as suits a count: one latent more takes about
-            # that share of the error. A ratio has no such size, and divided by d_in it
-            # would leave L0 at several times its target.
-            penalty = (penalty / config.target_l0 - 1).square() * batch.x.shape[1]
     return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))
+
+
+def _from_target(target_l0: float | None, l0: Tensor, d_in: int) -> Tensor:
+    """Return the penalty: the squared relative distance from a target, if there is one.
+
+    The loss divides by d_in, as suits a count: one latent more takes about that share
+    of the error. A ratio has no such size, and divided by d_in it would leave L0 at
+    several times its target.
+    """
+    return l0 if target_l0 is None else (l0 / target_l0 - 1).square() * d_in
 
 
 def _pull(

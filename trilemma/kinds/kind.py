@@ -10,6 +10,7 @@ from torch import Tensor
 from trilemma import losses
 from trilemma.codes import Code
 from trilemma.formats.saelens import Activation
+from trilemma.ranks import ALONE, Ranks
 from trilemma.sequences import Sequences
 
 # A learning rate that suits the encoder turns unit rows slowly. Where no L1 shrinks the
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     """A batch of scaled activations, and when in training it comes."""
 
     x: Float[Tensor, "batch d_in"]
+    """The rows of this rank."""
     step: int
     """Counted from 0."""
     num_steps: int
@@ -39,6 +41,24 @@ class Batch(NamedTuple):
     """Weights of the dimensions in the squared error; None: all are 1."""
     sequences: Sequences | None = None
     """Whole sequences beside the batch, their activations in their own units."""
+    ranks: Ranks = ALONE
+    num_elsewhere: int = 0
+    """Rows of the batch that other ranks have."""
+
+    @property
+    def num_rows(self) -> int:
+        """Return the rows of all ranks."""
+        return len(self.x) + self.num_elsewhere
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return a mean over this rank's rows as the mean over those of all ranks.
+
+        What a loss is made of passes here once, before anything that is not linear is
+        done to it; what no row enters stays what it is, and its gradient too.
+        """
+        if not self.num_elsewhere:
+            return value
+        return self.ranks.total(value * (len(self.x) / self.num_rows))
 
     def error(self, x_hat: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
         """Return the squared error, weighted, that a kind is to make small."""
@@ -53,7 +73,7 @@ class Forward(NamedTuple):
     error: Float[Tensor, ""]
     """What is minimised, as a squared error summed over dimensions, mean over rows."""
     penalty: Float[Tensor, ""] | None
-    """Mean over rows of what the coefficient weighs; None where there is none."""
+    """Mean over rows of what is penalised; None where nothing is."""
     code: Code
 
 
@@ -80,6 +100,8 @@ class Kind:
 
     Of standard normal pre-activations, 0 for those not kept; a half is positive.
     """
+    penalty_of: Callable[[Tensor, int], Tensor] = lambda mean, d_in: mean
+    """Gives what coefficient / d_in weighs, from the mean over all rows, and d_in."""
     coefficient: float = 0.0
     """Weight of the penalty, once it is turned up."""
     warmup_fraction: float = 0.0

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from trilemma.kinds.kind import Batch, Forward, Weights
 from trilemma.metrics.fidelity import SplicedLM
+from trilemma.ranks import ALONE
 
 
 class Splice(NamedTuple):
@@ -37,20 +38,21 @@ def value(
     """Return the loss of the batch's sequences, in nats per prediction.
 
     As in evaluation, only unmasked tokens are replaced, and only predictions from them
-    count. The rows of all sequences are one batch to the kind.
+    count. The rows of all sequences are one batch to the kind; every rank has them all.
     """
     sequences = batch.sequences
     assert sequences is not None
     tokens, _, mask, x = sequences
     is_in = mask == 0
-    rows = batch._replace(x=x[is_in] * splice.scale)
+    rows = batch._replace(x=x[is_in] * splice.scale, ranks=ALONE, num_elsewhere=0)
     x_hat = encode_and_decode(weights, rows).x_hat / splice.scale
     replaced = x.masked_scatter(is_in[..., None], x_hat)
     spliced = splice.lm.logits_replaced(tokens, splice.hook, replaced)
     counted = is_in[:, :-1].to(spliced.device)
     log_q = spliced[:, :-1][counted].log_softmax(-1)
     if loss == "ce":
-        return functional.nll_loss(log_q, tokens[:, 1:].to(spliced.device)[counted])
+        targets = tokens[:, 1:].to(spliced.device)[counted]
+        return batch.mean(functional.nll_loss(log_q, targets))
     # A copy, since the LM's own are of inference mode.
     log_p = splice.lm.logits(tokens).clone()[:, :-1][counted].log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    return batch.mean((log_p.exp() * (log_p - log_q)).sum(-1).mean())

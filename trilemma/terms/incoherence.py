@@ -23,4 +23,4 @@ def value(weights: Weights, batch: Batch, forward: Forward) -> Float[Tensor, ""]
     # Each row with itself: 1, or 0 for a row of zeros; in either case constant.
     own = rows.detach().square().sum()
     squares = (rows.t() @ rows).square().sum() - own
-    return squares * d_in / (d_sae * (d_sae - 1))
+    return batch.mean(squares * d_in / (d_sae * (d_sae - 1)))

@@ -37,15 +37,15 @@ def value(
     switch: d_sae * sum over latents of f_j P_j, f_j its share of all firings and P_j
     its share of all gates, which alone has a gradient. 1 if all are equal.
     """
-    code, d_sae = forward.code, len(weights["b_enc"])
+    code, d_sae, total = forward.code, len(weights["b_enc"]), batch.ranks.total
     acts = code.acts.float()
     on = (acts > 0).float()
-    mean = acts.detach().sum() / on.sum().clamp_min(1)
+    mean = total(acts.detach().sum()) / total(on.sum()).clamp_min(1)
     gates = acts / (acts + mean.clamp_min(_TINY))
     if form == "switch":
-        share = _shares(columns.sums(on, code, d_sae))
-        return d_sae * (share * _shares(columns.sums(gates, code, d_sae))).sum()
-    fired = columns.sums(on + (gates - gates.detach()), code, d_sae)
+        share = _shares(total(columns.sums(on, code, d_sae)))
+        return d_sae * (share * _shares(total(columns.sums(gates, code, d_sae)))).sum()
+    fired = total(columns.sums(on + (gates - gates.detach()), code, d_sae))
     return (d_sae * _shares(fired) - 1).square().mean()
 
 

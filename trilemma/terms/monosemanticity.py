@@ -26,14 +26,16 @@ def value(weights: Weights, batch: Batch, forward: Forward) -> Float[Tensor, ""]
     e_n, u = sum a_n and v = sum a_n^2, the score is (||w||^2 - v) / (u^2 - v): no pair
     is formed. The extremes that scale activations are taken for constants.
     """
-    code, d_sae = forward.code, len(weights["b_enc"])
+    code, d_sae, ranks = forward.code, len(weights["b_enc"]), batch.ranks
     smallest, largest = columns.extremes(code, d_sae, batch=len(batch.x))
+    smallest, largest = ranks.least(smallest), -ranks.least(-largest)
     span = (largest - smallest).clamp_min(_TINY)
     acts = code.acts.float() - columns.spread(smallest, code)
     scaled = acts / columns.spread(span, code)
-    sums = columns.weighted_sums(scaled, functional.normalize(batch.x, dim=1), code)
-    u = columns.sums(scaled, code, d_sae)
-    v = columns.sums(scaled.square(), code, d_sae)
+    rows = functional.normalize(batch.x, dim=1)
+    sums = ranks.total(columns.weighted_sums(scaled, rows, code))
+    u = ranks.total(columns.sums(scaled, code, d_sae))
+    v = ranks.total(columns.sums(scaled.square(), code, d_sae))
     weight = u.square() - v
     is_scored = weight > _LEAST_WEIGHT
     scores = (sums.square().sum(1) - v) / torch.where(is_scored, weight, 1.0)

@@ -17,7 +17,7 @@ from trilemma.config.saes import (
     Tree,
 )
 from trilemma.kinds.kind import Batch, Kind
-from trilemma.training import Member, Start
+from trilemma.training import Member, Start, StepRow
 
 D_IN, D_SAE, BATCH = 8, 64, 64
 CONFIGS: dict[str, SAEConfig] = {
@@ -108,6 +108,11 @@ def trained_by(member: Member, x: Tensor, stop: int) -> Member:
         first = member.step_index % num * BATCH
         member.step(x[first : first + BATCH])
     return member
+
+
+def measured(row: StepRow) -> dict[str, float]:
+    """Return the numbers of a row; what was not measured has none."""
+    return {k: v for k, v in row.items() if isinstance(v, (int, float))}
 
 
 def disturbed(config: SAEConfig, kind: Kind) -> dict[str, Tensor]:

@@ -125,7 +125,9 @@ def test_decoder_norms_weigh_activations() -> None:
 def test_l0_on_its_target_costs_nothing() -> None:
     reached = float(forward_of(CONFIGS["jumprelu"]).penalty or 0.0)
     config = changed("jumprelu-target", target_l0=reached)
-    assert forward_of(config).penalty == 0.0
+    penalty = forward_of(config).penalty
+    assert penalty is not None
+    assert kinds.make(config).penalty_of(penalty, D_IN) == 0.0
 
 
 def test_the_smooth_count_approaches_l0() -> None:

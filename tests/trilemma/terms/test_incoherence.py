@@ -4,16 +4,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.kinds.samples import (
+    BATCH,
+    CONFIGS,
+    batch_of,
+    disturbed,
+    kind_of,
+    rows,
+)
 from tests.trilemma.terms.training import trained
 from trilemma.config.terms import Incoherence, Terms
-from trilemma.kinds.kind import Batch, Forward
 from trilemma.terms import incoherence
 
 
 def value(W_dec: Tensor) -> float:
-    # It reads the decoder alone.
-    nothing: tuple[Batch, Forward] = (None, None)  # type: ignore[assignment]
-    return float(incoherence.value({"W_dec": W_dec}, *nothing))
+    # It reads the decoder alone, whatever the batch.
+    kind = kind_of("relu")
+    batch = batch_of(kind, rows(BATCH))
+    forward = kind.forward(disturbed(CONFIGS["relu"], kind), batch)
+    return float(incoherence.value({"W_dec": W_dec}, batch, forward))
 
 
 def coherence(W_dec: Tensor) -> float:
@@ -25,8 +34,8 @@ def coherence(W_dec: Tensor) -> float:
 @pytest.mark.parametrize(("d_sae", "d_in"), [(2000, 16), (500, 64), (64, 512)])
 def test_random_directions_have_about_one(d_sae: int, d_in: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(d_sae, d_in, generator=generator)
-    assert value(rows) == pytest.approx(1, abs=0.1)
+    W_dec = torch.randn(d_sae, d_in, generator=generator)
+    assert value(W_dec) == pytest.approx(1, abs=0.1)
 
 
 def test_orthogonal_rows_have_none() -> None:
@@ -38,9 +47,9 @@ def test_equal_rows_have_the_width_of_the_activations() -> None:
 
 
 def test_the_norms_of_rows_do_not_matter() -> None:
-    rows = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    W_dec = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
     norms = torch.linspace(0.1, 10, 12)[:, None]
-    assert value(norms * rows) == pytest.approx(value(rows), rel=1e-5)
+    assert value(norms * W_dec) == pytest.approx(value(W_dec), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu-decoder-norm"])
