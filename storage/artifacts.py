@@ -68,6 +68,8 @@ class Environment(_Record):
     device: str
     processor: str
     threads: int
+    ranks: int = 1
+    """Processes that trained together; absent in older records, which had one."""
     versions: dict[str, str]
     time: str
 

@@ -56,14 +56,15 @@ def device(compute: Compute) -> str:
     return compute.device
 
 
-def read(compute: Compute, seconds: float) -> Environment:
-    """Return the present environment; the peak memory is the process's so far."""
+def read(compute: Compute, seconds: float, *, stage: str) -> Environment:
+    """Return a stage's environment; the peak memory is this process's so far."""
     return Environment(
         seconds=round(seconds, 3),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
         device=device(compute),
         processor=_processor(),
         threads=torch.get_num_threads(),
+        ranks=compute.ranks_per_sae if stage == "training" else 1,
         versions=_versions(),
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -73,7 +74,7 @@ def differences(before: Environment, now: Environment) -> list[str]:
     """Return what has changed that may change a stage's bytes, in words."""
     found = [
         f"{name} was {getattr(before, name)}, is {getattr(now, name)}"
-        for name in ("device", "processor", "threads")
+        for name in ("device", "processor", "threads", "ranks")
         if getattr(before, name) != getattr(now, name)
     ]
     for name in sorted(set(before.versions) | set(now.versions)):

@@ -40,13 +40,7 @@ def prepare(plan: Plan, store: Store, hook: str) -> Hook:
         ValueError: the store has fewer rows than a batch.
     """
     shared = plan.run.training
-    order = TrainingOrder(
-        store,
-        hook,
-        seed=shared.seed,
-        batch_tokens=shared.batch_tokens,
-        open_chunks=shared.open_chunks,
-    )
+    order = order_of(plan, store, hook)
     if order.rows_per_epoch < shared.batch_tokens:
         raise ValueError(
             f"training.batch_tokens: found {shared.batch_tokens}, but the store has "
@@ -66,10 +60,31 @@ def prepare(plan: Plan, store: Store, hook: str) -> Hook:
         order,
         mixed,
         _start(plan, store, hook),
-        _held_out(plan, hook),
+        held_out(plan, hook),
         num_steps=order.steps_per_epoch * shared.epochs,
         num_tokens=order.rows_per_epoch * shared.epochs,
     )
+
+
+def order_of(plan: Plan, store: Store, hook: str) -> TrainingOrder:
+    """Return the order in which a hook's rows are read."""
+    shared = plan.run.training
+    return TrainingOrder(
+        store,
+        hook,
+        seed=shared.seed,
+        batch_tokens=shared.batch_tokens,
+        open_chunks=shared.open_chunks,
+    )
+
+
+def held_out(plan: Plan, hook: str) -> Tensor | None:
+    """Return rows to measure on while training, if anything is measured."""
+    shared = plan.run.training
+    if shared.eval_every_steps is None:
+        return None
+    rows = open_store(plan, "eval").first_rows(hook, shared.eval_tokens)
+    return rows.to(environment.device(plan.run.compute))
 
 
 def _start(plan: Plan, store: Store, hook: str) -> Start:
@@ -92,11 +107,3 @@ def _start(plan: Plan, store: Store, hook: str) -> Start:
         math.sqrt(start.mean_squared_norm),
     )
     return start._replace(center=found.point)
-
-
-def _held_out(plan: Plan, hook: str) -> Tensor | None:
-    shared = plan.run.training
-    if shared.eval_every_steps is None:
-        return None
-    rows = open_store(plan, "eval").first_rows(hook, shared.eval_tokens)
-    return rows.to(environment.device(plan.run.compute))

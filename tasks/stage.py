@@ -86,7 +86,7 @@ class Work:
         missing = set(step.parents) - set(parents)
         assert not missing, f"{step.title}: its parents {missing} are not committed"
         self._parents[step.key] = parents
-        now = environment.read(self.plan.run.compute, 0.0)
+        now = environment.read(self.plan.run.compute, 0.0, stage=step.stage)
         written = {k: v.model_dump(mode="json") for k, v in parents.items()}
         began = _read_begun(folder)
         if began is None or began["parents"] != written:
@@ -130,7 +130,9 @@ class Work:
     ) -> None:
         """Commit a step's folder; `known` are hashes of what its place already has."""
         folder = self.folder(step)
-        now = environment.read(self.plan.run.compute, self._seconds(step))
+        now = environment.read(
+            self.plan.run.compute, self._seconds(step), stage=step.stage
+        )
         durable.write_json(folder / artifacts.RUN, now.model_dump(mode="json"))
         manifest, is_first = artifacts.commit(
             self.place(step),
@@ -168,7 +170,7 @@ class Work:
 
         The record beside its work is wanted, not needed: the disk may be what failed.
         """
-        reason = _one_line(error)
+        reason = one_line(error)
         self.failed[step.title] = reason
         self._log.error("%s: failed: %s", step.title, reason)
         record = {"error": type(error).__name__, "reason": reason}
@@ -237,7 +239,7 @@ def perform(
             )
         except OSError as error:
             log.error("%s: cannot be locked: %s", steps[0].stage, error)
-            reason = _one_line(error)
+            reason = one_line(error)
             return _state((), (), {step.title: reason for step in steps})
         found = _look(steps, force=force)
         pending = [s for s in steps if force or found.states.get(s.key) != "done"]
@@ -315,7 +317,8 @@ def _state(
     return Completed(message=f"made {len(made)}", data=outcome)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return what an error says, with its notes, in one line."""
     text = " ".join([str(error), *getattr(error, "__notes__", ())])
     return " ".join(text.split()) or type(error).__name__
 

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from prefect import task
@@ -11,33 +11,37 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from storage import checkpoints, durable, provenance
-from storage.order import TrainingOrder
+from storage import durable, provenance
 from storage.store import Store
-from tasks import environment, hooks, interruption, progress, stage, terms, tracking
+from tasks import (
+    environment,
+    hooks,
+    interruption,
+    progress,
+    stage,
+    stepping,
+    terms,
+    torchrun,
+    tracking,
+)
 from tasks.harvest import open_store
 from tasks.hooks import Hook
 from tasks.plan import Plan, Step
+from tasks.rank import Job
+from tasks.stepping import Trainee
 from trilemma import allocation, pretrained
 from trilemma import training as library
 from trilemma.config.saes import Pretrained
 from trilemma.config.sources import HubCorpus, HubLM
-from trilemma.non_finite import NonFiniteLossError
+from trilemma.config.stages import Compute
+from trilemma.ranks import ALONE
 from trilemma.sae import SAE
 
 CURVE = "curve.json"
 MIXING = "mixing.json"
 SAE_FOLDER = "sae"
-_CHECKPOINTS = "checkpoints"
 _PARAMETER_BYTES = 4
 _FOLDERS = 4  # two checkpoints, one aside, and what is exported
-
-
-class _Trainee(NamedTuple):
-    step: Step
-    member: library.Member
-    tracker: tracking.Tracker
-    needed: terms.Needed
 
 
 @task(name="training", cache_policy=NO_CACHE, retries=0, persist_result=False)
@@ -49,14 +53,6 @@ def training(plan: Plan, *, force: bool) -> State[stage.Outcome]:
 def load_sae(step: Step, device: str) -> SAE:
     """Return the SAE of a training step."""
     return SAE.load(step.folder / SAE_FOLDER, device=device)
-
-
-def told(rows: list[library.StepRow]) -> str:
-    """Return how the SAEs do at a step: from the least to the largest, if several."""
-    fvu = _range([row["fvu"] for row in rows], "{:.3f}")
-    l0 = _range([row["l0"] for row in rows], "{:.1f}")
-    dead = _range([100 * row["dead_fraction"] for row in rows], "{:.1f}")
-    return f"fvu {fvu}, l0 {l0}, dead {dead} %"
 
 
 def _body(work: stage.Work) -> None:
@@ -115,8 +111,9 @@ def _train_hook(
     steps: list[Step],
     asked: Callable[[], bool],
 ) -> None:
-    plan = work.plan
+    plan, compute = work.plan, work.plan.run.compute
     found = hooks.prepare(plan, store, hook)
+    _check_ranks(compute, found)
     model = terms.load_lm(plan, steps)
     began = time.monotonic()
     with allocation.kept(), contextlib.ExitStack() as stack:
@@ -131,12 +128,25 @@ def _train_hook(
             tracker = stack.enter_context(
                 tracking.opened(plan, step, len(member.curve))
             )
-            trainees.append(_Trainee(step, member, tracker, needed))
+            trainees.append(Trainee(step, member, tracker, needed))
         if not trainees:
             return
         first = min(trainee.member.step_index for trainee in trainees)
         span = range(first, found.num_steps)
-        waited = _steps(work, found.order, trainees, span, asked)
+        batch = plan.run.training.batch_tokens
+        show = stack.enter_context(
+            progress.shown("training", span.stop * batch, "tokens", first * batch)
+        )
+        if compute.ranks_per_sae > 1:
+            folders = {
+                trainee.step.key: work.folder(trainee.step) for trainee in trainees
+            }
+            job = Job(plan, hook, found.start, span, folders)
+            waited = _steps_in_ranks(work, job, trainees, asked=asked, show=show)
+        else:
+            waited = stepping.steps(
+                work, found.order, trainees, span, asked=asked, show=show
+            )
     for trainee in trainees:
         if trainee.step.title not in work.failed:
             target = work.folder(trainee.step)
@@ -156,34 +166,51 @@ def _train_hook(
             hook,
             first,
             found.num_steps,
-            f"{len(span) * plan.run.training.batch_tokens:,}",
+            f"{len(span) * batch:,}",
             seconds,
             100 * waited / seconds,
+        )
+
+
+def _check_ranks(compute: Compute, found: Hook) -> None:
+    """Check that every rank has a GPU, if there are any, and a row of every batch.
+
+    Raises:
+        ValueError: one would not.
+    """
+    ranks = compute.ranks_per_sae
+    gpus = torch.cuda.device_count()
+    if environment.device(compute) == "cuda" and ranks > gpus:
+        raise ValueError(
+            f"compute.ranks_per_sae: found {ranks}, but torch sees only {gpus} GPUs; "
+            "each rank needs its own"
+        )
+    order = found.order
+    smallest = order.rows_per_epoch % order.batch_tokens or order.batch_tokens
+    if ranks > smallest:
+        raise ValueError(
+            f"compute.ranks_per_sae: found {ranks}, but the last batch of an epoch has "
+            f"only {smallest} rows; lower it, or change training.batch_tokens"
         )
 
 
 def _member(
     work: stage.Work, step: Step, found: Hook, needed: terms.Needed
 ) -> library.Member:
-    """Return an SAE in training, at its last checkpoint if there is one.
-
-    Raises:
-        ValueError: a setting can have no effect, or the checkpoint is of another SAE.
-    """
-    config = work.plan.member(step.name).config
-    assert not isinstance(config, Pretrained)
-    member = library.Member(
-        config,
-        work.plan.run.training,
+    """Return an SAE in training, as `stepping.member` does, and tell of it."""
+    compute = work.plan.run.compute
+    member = stepping.member(
+        work,
+        step,
         start=found.start,
         num_steps=found.num_steps,
-        key=step.name,
-        device=environment.device(work.plan.run.compute),
-        held_out_rows=found.held_out,
-        gamma=needed.gamma,
-        splice=needed.splice,
+        held_out=found.held_out,
+        needed=needed,
+        # Where ranks do the work, this process only holds what comes of it.
+        device="cpu" if compute.ranks_per_sae > 1 else environment.device(compute),
+        ranks=ALONE,
     )
-    log = get_run_logger()
+    config, log = member.config, get_run_logger()
     log.info(
         "%s: peak lr %.3g%s, %s steps, %s tokens",
         step.title,
@@ -192,13 +219,44 @@ def _member(
         f"{found.num_steps:,}",
         f"{found.num_tokens:,}",
     )
-    saved = checkpoints.latest(work.folder(step) / _CHECKPOINTS, key=step.key)
-    if saved is not None:
-        member.restore(library.Checkpoint(saved.tensors, saved.values))
+    if member.step_index:
         log.info(
-            "%s: resumes at step %d of %d", step.title, saved.step, found.num_steps
+            "%s: resumes at step %d of %d",
+            step.title,
+            member.step_index,
+            found.num_steps,
         )
     return member
+
+
+def _steps_in_ranks(
+    work: stage.Work,
+    job: Job,
+    trainees: list[Trainee],
+    *,
+    asked: Callable[[], bool],
+    show: Callable[[int, str], None],
+) -> float:
+    """Let ranks train every SAE; return the seconds for which data was waited."""
+    by_key = {trainee.step.key: trainee for trainee in trainees}
+    num_ranks = work.plan.run.compute.ranks_per_sae
+    waited = 0.0
+    with contextlib.closing(
+        torchrun.told_by("tasks.rank", job, num_ranks=num_ranks, asked=asked)
+    ) as ranks:
+        for told in ranks:
+            match told:
+                case ("row", (key, row)):
+                    by_key[key].tracker.log(row)
+                case ("shown", (done, detail)):
+                    show(done, detail)
+                case ("lost", (key, reason)):
+                    work.fail(by_key[key].step, ArithmeticError(reason))
+                case ("waited", (seconds,)):
+                    waited = seconds
+    for trainee in trainees:
+        stepping.restore(work, trainee.step, trainee.member)
+    return waited
 
 
 def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
@@ -217,81 +275,3 @@ def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
             store.provenance, hook, ctx=store.ctx, dtype=store.dtypes[hook]
         ),
     }
-
-
-def _steps(
-    work: stage.Work,
-    order: TrainingOrder,
-    trainees: list[_Trainee],
-    span: range,
-    asked: Callable[[], bool],
-) -> float:
-    """Train every SAE on each batch; return the seconds for which data was waited.
-
-    An SAE that is ahead waits for the others.
-    """
-    shared = work.plan.run.training
-    compute = work.plan.run.compute
-    device = torch.device(environment.device(compute))
-    active = list(trainees)
-    reader = order.batches(
-        span.start,
-        span.stop,
-        prefetch=compute.prefetch,
-        pin=device.type == "cuda",
-    )
-    batch = shared.batch_tokens
-    total, before = span.stop * batch, span.start * batch
-    waited = 0.0
-    with (
-        contextlib.closing(reader) as batches,
-        progress.shown("training", total, "tokens", before) as show,
-    ):
-        for index in span:
-            asked_at = time.monotonic()
-            stored = next(batches)
-            waited += time.monotonic() - asked_at
-            x = stored.to(device, non_blocking=True).float()
-            rows = []
-            for trainee in [t for t in active if t.member.step_index == index]:
-                try:
-                    sequences = trainee.needed.sequences(index, device)
-                    row = trainee.member.step(x, sequences)
-                except NonFiniteLossError as error:
-                    _checkpoint(work, [trainee])
-                    error.add_note(f"(the checkpoint of step {index} is kept)")
-                    work.fail(trainee.step, error)
-                    active.remove(trainee)
-                    continue
-                if row is not None:
-                    trainee.tracker.log(row)
-                    rows.append(row)
-            if rows:
-                show((index + 1) * batch, told(rows))
-            if not active:
-                break
-            if asked():
-                _checkpoint(work, active)
-                raise interruption.Interrupted(f"asked to stop at step {index + 1}")
-            if (index + 1) % shared.checkpoint_every_steps == 0:
-                _checkpoint(
-                    work, [t for t in active if t.member.step_index == index + 1]
-                )
-    return waited
-
-
-def _checkpoint(work: stage.Work, trainees: list[_Trainee]) -> None:
-    for trainee in trainees:
-        state = trainee.member.state()
-        checkpoints.save(
-            work.folder(trainee.step) / _CHECKPOINTS,
-            checkpoints.Checkpoint(
-                trainee.member.step_index, state.tensors, state.values
-            ),
-            key=trainee.step.key,
-        )
-
-
-def _range(values: list[float], form: str) -> str:
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"

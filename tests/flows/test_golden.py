@@ -20,7 +20,7 @@ IRRELEVANT = {"prefect", "wandb"}
 
 
 def found(plan) -> dict:
-    here = environment.read(Compute(), 0.0)
+    here = environment.read(Compute(), 0.0, stage="training")
     digests = {}
     for step in plan.steps:
         if step.stage != "sharing":

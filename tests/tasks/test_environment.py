@@ -9,7 +9,7 @@ from trilemma.config.stages import Compute
 
 @pytest.fixture
 def now():
-    return environment.read(Compute(), 1.0)
+    return environment.read(Compute(), 1.0, stage="training")
 
 
 def test_nothing_differs_from_itself(now):
@@ -25,6 +25,7 @@ def test_time_and_memory_are_no_difference(now):
     ("change", "said"),
     [
         ({"threads": 99}, "threads was 99"),
+        ({"ranks": 3}, "ranks was 3, is 1"),
         ({"processor": "vax"}, "processor was vax"),
         ({"versions": {"torch": "0.1"}}, "torch was 0.1, is "),
     ],
@@ -45,3 +46,10 @@ def test_threads_are_set_for_one_run_alone():
     with environment.prepared(Compute(threads=1)):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_only_training_has_ranks():
+    compute = Compute(ranks_per_sae=4)
+    stages = ("harvest", "training")
+    found = [environment.read(compute, 1.0, stage=stage).ranks for stage in stages]
+    assert found == [1, 4]

@@ -84,6 +84,12 @@ class Compute(Section):
         description="Processes that share a harvest, each with a GPU of its own where "
         "there are any; absent: one for each GPU, or one.",
     )
+    ranks_per_sae: PositiveInt = Field(
+        1,
+        description="Processes that train each SAE together, by torchrun, with a GPU "
+        "of its own each where there are any; they share the rows of every batch. The "
+        "last bits depend on how many there are, as they do on the threads.",
+    )
     runner: Literal["local", "ray"] = Field(
         "local",
         description="ray: harvest in compute.devices workers of a Ray cluster.",

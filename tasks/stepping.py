@@ -1,0 +1,176 @@
+"""Step the SAEs of a hook over its batches: in the task itself, or in each rank."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from storage import checkpoints
+from storage.order import TrainingOrder
+from tasks import environment, interruption
+from tasks.plan import Plan, Step
+from tasks.terms import Needed
+from tasks.tracking import Tracker
+from trilemma import training as library
+from trilemma.config.saes import Pretrained
+from trilemma.non_finite import NonFiniteLossError
+from trilemma.ranks import Ranks
+
+_CHECKPOINTS = "checkpoints"
+
+
+class Desk(Protocol):
+    """Who is told how training goes: a stage's work, or a rank that passes it on."""
+
+    @property
+    def plan(self) -> Plan:
+        """Return the plan of the run."""
+
+    def folder(self, step: Step) -> Path:
+        """Return where a step's checkpoints lie."""
+
+    def fail(self, step: Step, error: BaseException) -> None:
+        """Note that a step failed; its siblings go on."""
+
+
+class Trainee(NamedTuple):
+    """An SAE in training, and who keeps its curve."""
+
+    step: Step
+    member: library.Member
+    tracker: Tracker
+    needed: Needed
+
+
+def member(
+    desk: Desk,
+    step: Step,
+    *,
+    start: library.Start,
+    num_steps: int,
+    held_out: Tensor | None,
+    needed: Needed,
+    device: str,
+    ranks: Ranks,
+) -> library.Member:
+    """Return an SAE in training, at its last checkpoint if there is one.
+
+    Raises:
+        ValueError: a setting can have no effect, or the checkpoint is of another SAE.
+    """
+    config = desk.plan.member(step.name).config
+    assert not isinstance(config, Pretrained)
+    found = library.Member(
+        config,
+        desk.plan.run.training,
+        start=start,
+        num_steps=num_steps,
+        key=step.name,
+        device=device,
+        held_out_rows=held_out,
+        gamma=needed.gamma,
+        splice=needed.splice,
+        ranks=ranks,
+    )
+    restore(desk, step, found)
+    return found
+
+
+def restore(desk: Desk, step: Step, member: library.Member) -> None:
+    """Bring an SAE to its last checkpoint, if there is one."""
+    saved = checkpoints.latest(desk.folder(step) / _CHECKPOINTS, key=step.key)
+    if saved is not None:
+        member.restore(library.Checkpoint(saved.tensors, saved.values))
+
+
+def steps(
+    desk: Desk,
+    order: TrainingOrder,
+    trainees: list[Trainee],
+    span: range,
+    *,
+    asked: Callable[[], bool],
+    show: Callable[[int, str], None],
+) -> float:
+    """Train every SAE on each batch; return the seconds for which data was waited.
+
+    An SAE that is ahead waits for the others.
+
+    Raises:
+        Interrupted: `asked` says so; all is in a checkpoint.
+    """
+    shared = desk.plan.run.training
+    compute = desk.plan.run.compute
+    device = torch.device(environment.device(compute))
+    ranks = trainees[0].member.ranks
+    active = list(trainees)
+    reader = order.batches(
+        span.start,
+        span.stop,
+        prefetch=compute.prefetch,
+        pin=device.type == "cuda",
+    )
+    waited = 0.0
+    with contextlib.closing(reader) as batches:
+        for index in span:
+            asked_at = time.monotonic()
+            stored = next(batches)
+            waited += time.monotonic() - asked_at
+            mine = stored[ranks.share(len(stored))]
+            x = mine.to(device, non_blocking=True).float()
+            elsewhere = len(stored) - len(mine)
+            rows = []
+            for trainee in [t for t in active if t.member.step_index == index]:
+                try:
+                    sequences = trainee.needed.sequences(index, device)
+                    row = trainee.member.step(x, sequences, num_elsewhere=elsewhere)
+                except NonFiniteLossError as error:
+                    checkpoint(desk, [trainee])
+                    error.add_note(f"(the checkpoint of step {index} is kept)")
+                    desk.fail(trainee.step, error)
+                    active.remove(trainee)
+                    continue
+                if row is not None:
+                    trainee.tracker.log(row)
+                    rows.append(row)
+            if rows:
+                show((index + 1) * shared.batch_tokens, told(rows))
+            if not active:
+                break
+            if asked():
+                checkpoint(desk, active)
+                raise interruption.Interrupted(f"asked to stop at step {index + 1}")
+            if (index + 1) % shared.checkpoint_every_steps == 0:
+                checkpoint(
+                    desk, [t for t in active if t.member.step_index == index + 1]
+                )
+    return waited
+
+
+def checkpoint(desk: Desk, trainees: list[Trainee]) -> None:
+    """Keep the states; ranks hold the same, so the first does it for all."""
+    for step, member, *_ in trainees:
+        if member.ranks.rank == 0:
+            state = member.state()
+            checkpoints.save(
+                desk.folder(step) / _CHECKPOINTS,
+                checkpoints.Checkpoint(member.step_index, state.tensors, state.values),
+                key=step.key,
+            )
+
+
+def told(rows: list[library.StepRow]) -> str:
+    """Return how the SAEs do at a step: from the least to the largest, if several."""
+    fvu = _range([row["fvu"] for row in rows], "{:.3f}")
+    l0 = _range([row["l0"] for row in rows], "{:.1f}")
+    dead = _range([100 * row["dead_fraction"] for row in rows], "{:.1f}")
+    return f"fvu {fvu}, l0 {l0}, dead {dead} %"
+
+
+def _range(values: list[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
