@@ -15,6 +15,7 @@ from tasks import environment, interruption
 from tasks.plan import Plan, Step
 from tasks.terms import Needed
 from tasks.tracking import Tracker
+from trilemma import family
 from trilemma import training as library
 from trilemma.config.saes import Pretrained
 from trilemma.non_finite import NonFiniteLossError
@@ -123,18 +124,21 @@ def steps(
             mine = stored[ranks.share(len(stored))]
             x = mine.to(device, non_blocking=True).float()
             elsewhere = len(stored) - len(mine)
+            due = [t for t in active if t.member.step_index == index]
+            members = [trainee.member for trainee in due]
+            beside = {t.member.key: t.needed.sequences(index, device) for t in due}
+            if device.type == "cuda" and ranks.size == 1:
+                outcomes = family.step_batched(members, x, beside)
+            else:
+                outcomes = family.step(members, x, beside, num_elsewhere=elsewhere)
             rows = []
-            for trainee in [t for t in active if t.member.step_index == index]:
-                try:
-                    sequences = trainee.needed.sequences(index, device)
-                    row = trainee.member.step(x, sequences, num_elsewhere=elsewhere)
-                except NonFiniteLossError as error:
+            for trainee, row in zip(due, outcomes, strict=True):
+                if isinstance(row, NonFiniteLossError):
                     checkpoint(desk, [trainee])
-                    error.add_note(f"(the checkpoint of step {index} is kept)")
-                    desk.fail(trainee.step, error)
+                    row.add_note(f"(the checkpoint of step {index} is kept)")
+                    desk.fail(trainee.step, row)
                     active.remove(trainee)
-                    continue
-                if row is not None:
+                elif row is not None:
                     trainee.tracker.log(row)
                     rows.append(row)
             if rows:

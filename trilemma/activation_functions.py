@@ -113,13 +113,16 @@ def step_ste(
 
 
 class _JumpReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: Any, pre_acts: Tensor, threshold: Tensor, bandwidth: float
-    ) -> Tensor:
-        ctx.save_for_backward(pre_acts, threshold)
-        ctx.bandwidth = bandwidth
+    def forward(pre_acts: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         return pre_acts * (pre_acts > threshold)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pre_acts, threshold, ctx.bandwidth = inputs
+        ctx.save_for_backward(pre_acts, threshold)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
@@ -130,13 +133,16 @@ class _JumpReLU(torch.autograd.Function):
 
 
 class _Step(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: Any, pre_acts: Tensor, threshold: Tensor, bandwidth: float
-    ) -> Tensor:
-        ctx.save_for_backward(pre_acts, threshold)
-        ctx.bandwidth = bandwidth
+    def forward(pre_acts: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         return (pre_acts > threshold).to(pre_acts.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pre_acts, threshold, ctx.bandwidth = inputs
+        ctx.save_for_backward(pre_acts, threshold)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[None, Tensor, None]:

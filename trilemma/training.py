@@ -128,23 +128,23 @@ class Member:
         self._held_out_rows = held_out_rows
         center = start.mean if start.center is None else start.center
         b_dec = (center.double().cpu() * start.scale).float()
-        self._kind = kinds.make(config)
-        self._added = added_terms.make(config.terms, self._kind.forward, splice)
+        self.kind = kinds.make(config)
+        self._added = added_terms.make(config.terms, self.kind.forward, splice)
         self._gamma = None if gamma is None else gamma.to(device)
         weights = objective.initial_weights(
-            config, self._kind, d_in=start.d_in, b_dec=b_dec
+            config, self.kind, d_in=start.d_in, b_dec=b_dec
         )
-        self._weights = {
+        self.weights = {
             name: _laid_out(name, tensor.to(device)).requires_grad_(
                 objective.is_trained(config, name)
             )
             for name, tensor in weights.items()
         }
-        self._trained = [w for w in self._weights.values() if w.requires_grad]
+        self._trained = [w for w in self.weights.values() if w.requires_grad]
         self._adam = torch.optim.Adam(
             [
                 {"params": [w], "factor": self._kind.lr_factors.get(name, 1.0)}
-                for name, w in self._weights.items()
+                for name, w in self.weights.items()
                 if w.requires_grad
             ],
             lr=self.peak_lr,
@@ -156,13 +156,13 @@ class Member:
         )
         self._dead = torch.zeros(0, dtype=torch.int64, device=device)
         self._averages: Averages = {
-            name: tensor.to(device) for name, tensor in self._kind.averages.items()
+            name: tensor.to(device) for name, tensor in self.kind.averages.items()
         }
         self._means: Weights = {}
         if shared.ema_decay is not None:
             self._means = {
                 name: weight.detach().clone()
-                for name, weight in self._weights.items()
+                for name, weight in self.weights.items()
                 if weight.requires_grad
             }
 
@@ -183,7 +183,31 @@ class Member:
             NonFiniteLossError: the weights are still those of the step before.
 
         """
-        batch = Batch(
+        batch = self.batch(x, sequences, num_elsewhere=num_elsewhere)
+        with self.autocast():
+            terms = objective.terms(
+                self.kind,
+                self.weights,
+                batch,
+                variance=self.variance,
+                added=self._added,
+            )
+        for weight in self._trained:
+            weight.grad = None
+        torch.autograd.backward(terms.loss)
+        self.ranks.add_up([w.grad for w in self._trained if w.grad is not None])
+        # The one wait for the device: afterwards the weights would be lost.
+        return self.finish(batch, terms, self.gauge(terms.loss.detach()).tolist())
+
+    def batch(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        sequences: Sequences | None = None,
+        *,
+        num_elsewhere: int = 0,
+    ) -> Batch:
+        """Return a batch as the next step takes it; see `step`."""
+        return Batch(
             x=x.to(self._device, torch.float32) * self._start.scale,
             step=self.step_index,
             num_steps=self._num_steps,
@@ -194,23 +218,46 @@ class Member:
             ranks=self.ranks,
             num_elsewhere=num_elsewhere,
         )
-        with torch.autocast(
-            self._device.type,
-            torch.bfloat16,
-            enabled=self._shared.precision == "bfloat16",
-        ):
-            terms = objective.terms(
-                self._kind,
-                self._weights,
-                batch,
-                variance=self._start.scaled_variance,
-                added=self._added,
-            )
-        for weight in self._trained:
-            weight.grad = None
-        torch.autograd.backward(terms.loss)
-        self.ranks.add_up([w.grad for w in self._trained if w.grad is not None])
-        self._apply(terms.loss.detach(), batch.x)
+
+    @property
+    def variance(self) -> float:
+        """Return that of scaled activations, summed over dimensions."""
+        return self._start.scaled_variance
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which products have the precision asked for."""
+        is_wide = self._shared.precision == "bfloat16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=is_wide)
+
+    def accept(self, grads: Weights) -> None:
+        """Take gradients that were found elsewhere."""
+        for name, weight in self.weights.items():
+            if weight.requires_grad:
+                weight.grad = torch.empty_like(weight).copy_(grads[name])
+
+    @torch.no_grad()
+    def gauge(self, loss: Float[Tensor, ""]) -> Float[Tensor, "2"]:
+        """Return the norm of the gradient, and 1 where the loss is finite.
+
+        What lies along decoder rows is removed from the gradient first.
+        """
+        W_dec = self.weights["W_dec"]
+        if W_dec.grad is not None and self.kind.has_unit_decoder:
+            along = (W_dec.grad * W_dec).sum(1, keepdim=True)
+            W_dec.grad.addcmul_(along, W_dec, value=-1)
+        grads = [weight.grad for weight in self._trained if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        return torch.stack([norm, torch.isfinite(loss)])
+
+    def finish(
+        self, batch: Batch, terms: objective.Terms, gauged: list[float]
+    ) -> StepRow | None:
+        """Take the step whose gradient the weights have; return a row if it is logged.
+
+        Raises:
+            NonFiniteLossError: the weights are still those of the step before.
+        """
+        self._apply(batch, *gauged)
         with torch.no_grad():
             self._count(batch, terms.forward)
             self._resample(batch, terms.forward)
@@ -219,8 +266,8 @@ class Member:
 
     def state(self) -> Checkpoint:
         """Return a copy of all that changes in training."""
-        tensors = {f"weights.{name}": w for name, w in self._weights.items()}
-        for name, weight in self._weights.items():
+        tensors = {f"weights.{name}": w for name, w in self.weights.items()}
+        for name, weight in self.weights.items():
             for moment, tensor in self._adam.state.get(weight, {}).items():
                 tensors[f"adam.{name}.{moment}"] = tensor
         tensors |= {f"means.{name}": mean for name, mean in self._means.items()}
@@ -240,7 +287,7 @@ class Member:
         """Go back to a checkpoint of a member with the same config, bit for bit."""
         tensors, values = checkpoint
         with torch.no_grad():
-            for name, weight in self._weights.items():
+            for name, weight in self.weights.items():
                 weight.copy_(tensors[f"weights.{name}"])
                 prefix = f"adam.{name}."
                 moments = {
@@ -272,14 +319,14 @@ class Member:
         return self._sae({name: w.cpu().clone() for name, w in weights.items()})
 
     def _exported_weights(self) -> Weights:
-        weights = {name: weight.detach() for name, weight in self._weights.items()}
-        unit = self._kind.has_unit_decoder
+        weights = {name: weight.detach() for name, weight in self.weights.items()}
+        unit = self.kind.has_unit_decoder
         return weights | averaging.exported(self._means, has_unit_decoder=unit)
 
     def _sae(self, weights: Weights) -> SAE:
         """Return the SAE of these weights, which may share their memory."""
         scale = self._start.scale
-        found = self._kind.export(weights, self._averages, scale)
+        found = self.kind.export(weights, self._averages, scale)
         last = self.curve[-1] if self.curve else None
         return SAE(
             found.activation,
@@ -297,24 +344,18 @@ class Member:
             },
         )
 
-    def _apply(self, loss: Tensor, x: Tensor) -> None:
+    def _apply(self, batch: Batch, size: float, is_finite: float) -> None:
         """Change the weights by one step of Adam, if the loss and gradient allow it."""
-        W_dec = self._weights["W_dec"]
-        if W_dec.grad is not None and self._kind.has_unit_decoder:
-            with torch.no_grad():
-                along = (W_dec.grad * W_dec).sum(1, keepdim=True)
-                W_dec.grad.addcmul_(along, W_dec, value=-1)
-        grads = [weight.grad for weight in self._trained if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
-        # The one wait for the device: afterwards the weights would be lost.
-        size, is_finite = torch.stack([norm, torch.isfinite(loss)]).tolist()
         if not (is_finite and math.isfinite(size)):
-            is_bad = ~x.isfinite().all(dim=1)
+            is_bad = ~batch.x.isfinite().all(dim=1)
             rows = torch.cat(self.ranks.gathered(is_bad)).nonzero().flatten().tolist()
             raise NonFiniteLossError(self.key, self.step_index + 1, rows)
         most = self._shared.clip_norm / self._start.scaled_variance
         if size > most:
-            torch.nn.utils.clip_grads_with_norm_(self._trained, most, norm)
+            torch.nn.utils.clip_grads_with_norm_(
+                self._trained, most, torch.tensor(size)
+            )
+        W_dec = self.weights["W_dec"]
         lr = learning_rate.at(
             self.peak_lr,
             self._shared,
@@ -324,14 +365,14 @@ class Member:
         for group in self._adam.param_groups:
             group["lr"] = lr * group["factor"]
         self._adam.step()
-        if W_dec.requires_grad and self._kind.has_unit_decoder:
+        if W_dec.requires_grad and self.kind.has_unit_decoder:
             with torch.no_grad():
                 # A row of zeros stays one, as it does in `functional.normalize`.
                 W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min_(1e-12))
 
     def _count(self, batch: Batch, forward: Forward) -> None:
         """Update the averages, the step, the tokens and the dead latents."""
-        self._averages = self._kind.averaged(batch, forward)
+        self._averages = self.kind.averaged(batch, forward)
         size = batch.num_rows
         self.step_index += 1
         self._tokens += size
@@ -352,7 +393,7 @@ class Member:
             is_dead,
             forward.code,
             (forward.x_hat - batch.x).square().sum(1),
-            parents=self._kind.parents,
+            parents=self.kind.parents,
             seed=self.config.seed,
             step=self.step_index,
             ranks=self.ranks,
@@ -361,8 +402,8 @@ class Member:
             drawn,
             torch.cat(self.ranks.gathered(batch.x)),
             is_dead=is_dead,
-            kind=self._kind,
-            weights=self._weights,
+            kind=self.kind,
+            weights=self.weights,
             means=self._means,
             adam=self._adam,
         )
@@ -373,7 +414,7 @@ class Member:
         """Take the step's weights into their running mean, if there is one."""
         if self._shared.ema_decay is not None:
             decay = averaging.decay_at(self._shared.ema_decay, self.step_index - 1)
-            averaging.update(self._means, self._weights, decay)
+            averaging.update(self._means, self.weights, decay)
 
     def _log(self, terms: objective.Terms, batch: Batch) -> StepRow | None:
         found = None
@@ -392,7 +433,7 @@ class Member:
             l0=float(self.ranks.total(terms.forward.code.num_on())) / batch.num_rows,
             dead_fraction=float(self._is_dead().double().mean()),
             lr=self._adam.param_groups[0]["lr"],
-            sparsity_coefficient=self._kind.coefficient_at(batch.step, batch.num_steps),
+            sparsity_coefficient=self.kind.coefficient_at(batch.step, batch.num_steps),
             eval_fvu=None if found is None else found.fvu,
             eval_l0=None if found is None else found.l0,
             eval_silent_fraction=None if found is None else found.silent_fraction,

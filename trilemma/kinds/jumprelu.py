@@ -18,6 +18,7 @@ from trilemma.codes import Code
 from trilemma.config.saes import JumpReLU
 from trilemma.kinds import kind, latents
 from trilemma.kinds.kind import Averages, Batch, Exported, Forward, Kind, Weights
+from trilemma.kinds.latents import Latents
 
 # Thresholds, kept as logarithms, may have to grow tenfold while the weights settle; at
 # their learning rate that would take longer than a short run has steps.
@@ -41,13 +42,10 @@ def make(config: JumpReLU) -> Kind:
     )
 
 
-def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
+def of(config: JumpReLU, found: Latents, weights: Weights, batch: Batch) -> Forward:
+    """Return what becomes of a batch's latents, or of those near their thresholds."""
     # Always float32: bfloat16 would lose the small steps of a threshold.
     thresholds = weights["log_threshold"].exp()
-    known = latents.pre_acts(batch.x, weights)
-    # Pairs just below their threshold move it too.
-    floor = thresholds.detach() - config.bandwidth / 2
-    found = latents.above(floor, batch.x, weights, known)
     threshold, size = found.spread(thresholds), len(batch.x)
     acts = activation_functions.jumprelu_ste(
         found.values, threshold, bandwidth=config.bandwidth
@@ -62,6 +60,14 @@ def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
             found.values, threshold, bandwidth=config.bandwidth, batch=size
         )
     return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))
+
+
+def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
+    known = latents.pre_acts(batch.x, weights)
+    # Pairs just below their threshold move it too.
+    floor = weights["log_threshold"].detach().exp() - config.bandwidth / 2
+    found = latents.above(floor, batch.x, weights, known)
+    return of(config, found, weights, batch)
 
 
 def _from_target(target_l0: float | None, l0: Tensor, d_in: int) -> Tensor:

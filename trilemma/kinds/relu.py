@@ -37,8 +37,8 @@ def positive(weights: Weights, batch: Batch) -> Latents:
     return latents.above(known.new_zeros(1), batch.x, weights, known)
 
 
-def _forward(config: ReLU, weights: Weights, batch: Batch) -> Forward:
-    found = positive(weights, batch)
+def of(config: ReLU, found: Latents, weights: Weights, batch: Batch) -> Forward:
+    """Return what becomes of a batch's latents."""
     acts = torch.relu(found.values)
     x_hat = found.decode(acts, weights)
     size = len(batch.x)
@@ -54,3 +54,7 @@ def _forward(config: ReLU, weights: Weights, batch: Batch) -> Forward:
         case "lp":
             penalty = annealing.penalty(config, acts, batch)
     return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))
+
+
+def _forward(config: ReLU, weights: Weights, batch: Batch) -> Forward:
+    return of(config, positive(weights, batch), weights, batch)

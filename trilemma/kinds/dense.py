@@ -1,0 +1,91 @@
+"""Forward passes that can be batched over SAEs: whole matrices, no choice by data.
+
+They give what `Kind.forward` gives, to rounding, and go through `torch.func.vmap`. Of
+entries equal to BatchTopK's cut they keep all. There is none for kinds of several sums
+(matryoshka, gated, group), of latents that follow others (tree), or of lists of dead
+latents (JumpReLU's tanh form).
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from trilemma import losses
+from trilemma.codes import Code
+from trilemma.config.saes import BatchTopK, JumpReLU, ReLU, SAEConfig, TopK
+from trilemma.kinds import jumprelu, relu, topk
+from trilemma.kinds.kind import Batch, Forward, Weights
+from trilemma.kinds.latents import Latents
+
+
+def forward_of(config: SAEConfig) -> Callable[[Weights, Batch], Forward] | None:
+    """Return the forward pass of a config's kind; None where there is none here."""
+    if config.terms is not None:
+        return None
+    match config:
+        case ReLU():
+            return functools.partial(_relu, config)
+        case JumpReLU(penalty="l0"):
+            return functools.partial(_jumprelu, config)
+        case TopK() | BatchTopK():
+            return functools.partial(_topk, config)
+        case _:
+            return None
+
+
+def auxk(
+    residual: Float[Tensor, "batch d_in"],
+    x: Float[Tensor, "batch d_in"],
+    weights: Weights,
+    *,
+    is_dead: Bool[Tensor, "d_sae"],
+) -> Float[Tensor, ""]:
+    """Return `losses.auxk` of the latents that are dead; 0 where none is."""
+    residual = residual.detach()
+    pre_acts = _pre_acts(weights, x)
+    # Where fewer are dead than are asked for, the rest has no activation.
+    among = torch.where(is_dead, pre_acts.detach(), -torch.inf)
+    k = min(x.shape[1] // 2, len(is_dead))
+    acts = torch.relu(pre_acts) * _largest_in_rows(among, k) * is_dead
+    estimate = (acts @ weights["W_dec"]).float()
+    variance = (residual - residual.mean(0)).square().sum() / len(x)
+    share = (losses.mse(residual, estimate) / variance).nan_to_num(0.0, 0.0, 0.0)
+    return share * is_dead.any()
+
+
+def _relu(config: ReLU, weights: Weights, batch: Batch) -> Forward:
+    return relu.of(config, _all(weights, batch), weights, batch)
+
+
+def _jumprelu(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
+    return jumprelu.of(config, _all(weights, batch), weights, batch)
+
+
+def _topk(config: TopK | BatchTopK, weights: Weights, batch: Batch) -> Forward:
+    found = _all(weights, batch)
+    k = topk.k_at(config, batch.step, batch.num_steps)
+    known = found.values.detach()
+    if isinstance(config, TopK):
+        is_kept = _largest_in_rows(known, k)
+    else:
+        num = k * len(batch.x)
+        is_kept = known >= known.flatten().topk(num, sorted=False).values.amin()
+    acts = torch.relu(found.values) * is_kept
+    x_hat = found.decode(acts, weights)
+    return Forward(x_hat, batch.error(x_hat), None, Code(acts, None))
+
+
+def _all(weights: Weights, batch: Batch) -> Latents:
+    return Latents(_pre_acts(weights, batch.x), None)
+
+
+def _pre_acts(weights: Weights, x: Tensor) -> Tensor:
+    return torch.addmm(weights["b_enc"], x - weights["b_dec"], weights["W_enc"])
+
+
+def _largest_in_rows(values: Tensor, k: int) -> Tensor:
+    columns = values.topk(k, dim=1, sorted=False).indices
+    return torch.zeros_like(values, dtype=torch.bool).scatter(1, columns, True)
