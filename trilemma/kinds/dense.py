@@ -1,9 +1,9 @@
 """Forward passes that can be batched over SAEs: whole matrices, no choice by data.
 
-They give what `Kind.forward` gives, to rounding, and go through `torch.func.vmap`. Of
-entries equal to BatchTopK's cut they keep all. There is none for kinds of several sums
-(matryoshka, gated, group), of latents that follow others (tree), or of lists of dead
-latents (JumpReLU's tanh form).
+They give what `Kind.forward` gives, to rounding, and go through `torch.func.vmap`.
+Which of equal entries TopK kinds keep is torch's choice. There is none for kinds of
+several sums (matryoshka, gated, group), of latents that follow others (tree), or of
+lists of dead latents (JumpReLU's tanh form).
 """
 
 import functools
@@ -71,8 +71,8 @@ def _topk(config: TopK | BatchTopK, weights: Weights, batch: Batch) -> Forward:
     if isinstance(config, TopK):
         is_kept = _largest_in_rows(known, k)
     else:
-        num = k * len(batch.x)
-        is_kept = known >= known.flatten().topk(num, sorted=False).values.amin()
+        row = known.flatten()[None]
+        is_kept = _largest_in_rows(row, k * len(batch.x)).view_as(known)
     acts = torch.relu(found.values) * is_kept
     x_hat = found.decode(acts, weights)
     return Forward(x_hat, batch.error(x_hat), None, Code(acts, None))
