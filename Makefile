@@ -15,6 +15,7 @@ test: .venv/.installed
 test-slow: .venv/.installed-slow
 	command -v chromium || { apt-get update && apt-get install --yes chromium; }
 	$(BIN)/python -m pytest -m slow
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/trilemma/test_triton_kernels.py
 
 # The oldest TransformerLens that is supported lives here, beside its users.
 test-peers: .venv-peers/.installed

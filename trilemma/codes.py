@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
-from trilemma import selection
+from trilemma import selection, sparse_products
 
 _LARGEST_INT16 = 32_767
 
@@ -179,12 +178,9 @@ def _support(
 
 def _sum_by_column(values: Tensor, table: Tensor, support: Support) -> Tensor:
     """Return, for each latent, the sum over its pairs of value times table row."""
-    return functional.embedding_bag(
-        support.rows_by_column,
-        table,
-        support.column_starts,
-        mode="sum",
-        per_sample_weights=values.index_select(0, support.by_column),
+    weights = values.index_select(0, support.by_column)
+    return sparse_products.bag_sums(
+        support.rows_by_column, table, support.column_starts, weights
     )
 
 
@@ -245,12 +241,8 @@ class _Decode(torch.autograd.Function):
             # Half the bytes to gather; the sum is float32 inside.
             narrow = torch.get_autocast_dtype("cpu")
             W_dec, values = W_dec.to(narrow), values.to(narrow)
-        x_hat = functional.embedding_bag(
-            support.columns,
-            W_dec,
-            support.row_starts,
-            mode="sum",
-            per_sample_weights=values,
+        x_hat = sparse_products.bag_sums(
+            support.columns, W_dec, support.row_starts, values
         )
         return x_hat.float()
 
@@ -260,10 +252,12 @@ class _Decode(torch.autograd.Function):
         values, W_dec = ctx.saved_tensors
         support: Support = ctx.support
         grad = grad.contiguous()
-        # The operator behind embedding_bag's own backward: each pair's dot product
-        # without a copy of the rows (mode 0 is "sum"; -1: there is no padding index).
-        in_values = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad, W_dec, support.columns, support.row_starts, support.rows, 0, -1
+        in_values = sparse_products.pair_dots(
+            grad,
+            W_dec,
+            left_places=support.rows,
+            right_places=support.columns,
+            starts=support.row_starts,
         )
         is_trained = ctx.needs_input_grad[1]
         in_W_dec = _sum_by_column(values, grad, support) if is_trained else None
