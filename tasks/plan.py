@@ -17,7 +17,7 @@ from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
 from trilemma.terms import input_weights
 
 # A stage whose bytes change for equal inputs gets a new number here.
-VERSIONS = dict.fromkeys(STAGES, 1) | {"corpus": 2, "harvest": 3, "training": 3}
+VERSIONS = dict.fromkeys(STAGES, 1) | {"corpus": 2, "harvest": 3, "training": 4}
 
 # Settings that cannot change a stage's bytes, and why. All others are hashed.
 UNHASHED = {

@@ -143,7 +143,7 @@ class Member:
         self._trained = [w for w in self.weights.values() if w.requires_grad]
         self._adam = torch.optim.Adam(
             [
-                {"params": [w], "factor": self._kind.lr_factors.get(name, 1.0)}
+                {"params": [w], "factor": self.kind.lr_factors.get(name, 1.0)}
                 for name, w in self.weights.items()
                 if w.requires_grad
             ],

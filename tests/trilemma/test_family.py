@@ -137,7 +137,7 @@ def test_one_that_diverges_stays_as_it_was_and_the_others_go_on() -> None:
     members[0].restore(broken)
     lost, _ = family.step_batched(members, x[:BATCH], NOTHING)
     assert isinstance(lost, NonFiniteLossError)
-    assert "training.member-0: " in str(lost)
+    assert "training member-0: " in str(lost)
     assert "at step 4; all rows of its batch are finite; lower lr" in str(lost)
     assert [member.step_index for member in members] == [3, 4]
     kept = members[0].state().tensors

@@ -275,4 +275,4 @@ def test_bfloat16_products_leave_the_losses_as_they_are_to_rounding(kind: str) -
         weights = [t for name, t in state.items() if name.startswith("weights.")]
         assert all(weight.dtype == torch.float32 for weight in weights)
     assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[1] == pytest.approx(losses[0], rel=0.15)

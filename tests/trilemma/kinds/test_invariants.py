@@ -7,6 +7,7 @@ from torch import Tensor
 from tests.trilemma.kinds.samples import (
     BATCH,
     CONFIGS,
+    D_IN,
     D_SAE,
     batch_of,
     disturbed,
