@@ -35,7 +35,8 @@ from pydantic import TypeAdapter
 
 from benchmarks import machine
 from trilemma.config.saes import SAEConfig, Training
-from trilemma.training import Member, Start
+from trilemma.start import Start
+from trilemma.training import Member
 
 D_SAE, K, BATCH, EPOCHS = 256, 4, 512, 2
 WIDTHS = [D_SAE // 4, D_SAE // 2, D_SAE]  # of Matryoshka SAEs

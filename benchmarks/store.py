@@ -23,7 +23,8 @@ from storage import gathering
 from storage.order import TrainingOrder
 from storage.store import Store
 from trilemma.config.saes import TopK, Training
-from trilemma.training import Member, Start
+from trilemma.start import Start
+from trilemma.training import Member
 
 SHAPES = (
     ("float16", 512),

@@ -14,7 +14,7 @@ from tasks import environment
 from tasks.harvest import open_store
 from tasks.plan import Plan
 from trilemma.geometric_median import geometric_median
-from trilemma.training import Start
+from trilemma.start import Start
 
 MEDIAN_ROWS = 1 << 13  # 150 MiB of float64 at a width of 2,304
 _MIXING_BATCHES = 16

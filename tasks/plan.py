@@ -11,7 +11,7 @@ from tasks.stages import STAGES
 from trilemma import corpus, embedded, pretrained
 from trilemma import lm as models
 from trilemma.config import Member, Run
-from trilemma.config.saes import Pretrained
+from trilemma.config.pretrained import Pretrained
 from trilemma.config.section import Section
 from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
 from trilemma.terms import input_weights

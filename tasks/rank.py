@@ -21,7 +21,8 @@ from tasks.plan import Plan, Step
 from tasks.stepping import Trainee
 from trilemma import allocation
 from trilemma.ranks import Ranks
-from trilemma.training import Start, StepRow
+from trilemma.start import Start
+from trilemma.training import StepRow
 
 _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = range(3)
 # So that a line stays below the size that a pipe takes from several writers unmixed.

@@ -17,9 +17,10 @@ from tasks.terms import Needed
 from tasks.tracking import Tracker
 from trilemma import family
 from trilemma import training as library
-from trilemma.config.saes import Pretrained
+from trilemma.config.pretrained import Pretrained
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.ranks import Ranks
+from trilemma.start import Start
 
 _CHECKPOINTS = "checkpoints"
 
@@ -51,7 +52,7 @@ def member(
     desk: Desk,
     step: Step,
     *,
-    start: library.Start,
+    start: Start,
     num_steps: int,
     held_out: Tensor | None,
     needed: Needed,

@@ -11,9 +11,9 @@ from tasks import lm
 from tasks.plan import Plan, Step
 from trilemma.lm import LM
 from trilemma.sequences import Sequences
+from trilemma.start import Start
 from trilemma.terms import input_weights
 from trilemma.terms.end_to_end import Splice
-from trilemma.training import Start
 
 _SAMPLE_SEQS = 32
 

@@ -31,7 +31,7 @@ from tasks.rank import Job
 from tasks.stepping import Trainee
 from trilemma import allocation, pretrained
 from trilemma import training as library
-from trilemma.config.saes import Pretrained
+from trilemma.config.pretrained import Pretrained
 from trilemma.config.sources import HubCorpus, HubLM
 from trilemma.config.stages import Compute
 from trilemma.ranks import ALONE

@@ -18,7 +18,8 @@ from trilemma.config.saes import (
     Training,
 )
 from trilemma.sae import SAE
-from trilemma.training import Member, Start
+from trilemma.start import Start
+from trilemma.training import Member
 
 D_IN, D_SAE = 16, 64
 CONFIGS: list[SAEConfig] = [

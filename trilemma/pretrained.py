@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trilemma import file_digests, hub
-from trilemma.config.saes import Pretrained
+from trilemma.config.pretrained import Pretrained
 from trilemma.sae import SAE
 
 

@@ -15,34 +15,11 @@ from trilemma.non_finite import NonFiniteLossError
 from trilemma.ranks import ALONE, Ranks
 from trilemma.sae import SAE
 from trilemma.sequences import Sequences
+from trilemma.start import Start
 from trilemma.terms.end_to_end import Splice
 
 # Steps between two looks at which latents are dead; each waits for the device.
 DEAD_REFRESH_STEPS = 10
-
-
-class Start(NamedTuple):
-    """What an SAE needs to know of its activations before training."""
-
-    d_in: int
-    """Width of the activations."""
-    mean: Float[Tensor, "d_in"]
-    """Their mean, in their own units."""
-    mean_squared_norm: float
-    """The mean of ||x||^2, in their own units."""
-    center: Float[Tensor, "d_in"] | None = None
-    """Where b_dec starts, in their own units; None: at their mean."""
-
-    @property
-    def scale(self) -> float:
-        """Return what activations are multiplied by, so that E||x||^2 = d_in."""
-        return math.sqrt(self.d_in / self.mean_squared_norm)
-
-    @property
-    def scaled_variance(self) -> float:
-        """Return E||x - E x||^2 of scaled activations, summed over dimensions."""
-        mean_square = float(self.mean.double().square().sum())
-        return self.d_in * (1 - mean_square / self.mean_squared_norm)
 
 
 class StepRow(TypedDict):

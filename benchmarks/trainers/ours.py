@@ -6,7 +6,8 @@ from torch import Tensor
 from benchmarks.trainers.serving import Contest, serve
 from trilemma import allocation
 from trilemma.config.saes import SAEConfig, Training
-from trilemma.training import Member, Start
+from trilemma.start import Start
+from trilemma.training import Member
 
 
 class Ours:

@@ -17,7 +17,7 @@ from tasks import plan as planning
 from tasks.rank import Job
 from tests.trilemma.kinds.samples import measured
 from trilemma import config
-from trilemma import training as library
+from trilemma.start import Start
 
 pytestmark = pytest.mark.slow
 DEADLINE_SECONDS = 120
@@ -176,7 +176,7 @@ def job(home, profile, monkeypatch):
     store = harvest.open_store(plan, "train")
     hook = plan.run.hooks[0]
     norm = float(store.statistics(hook)["mean_squared_norm"])
-    start = library.Start(store.d_in(hook), store.mean(hook), norm)
+    start = Start(store.d_in(hook), store.mean(hook), norm)
     step = plan.of("training")[0]
     return Job(plan, hook, start, range(6), {step.key: home / "kept"})
 

@@ -13,10 +13,9 @@ from pydantic import (
 )
 
 from trilemma.config import sources, stages
+from trilemma.config.pretrained import FamilyConfig, Pretrained
 from trilemma.config.saes import (
     Control,
-    FamilyConfig,
-    Pretrained,
     SAEConfig,
     TopK,
     Training,

@@ -17,7 +17,8 @@ from trilemma.config.saes import (
     Tree,
 )
 from trilemma.kinds.kind import Batch, Kind
-from trilemma.training import Member, Start, StepRow
+from trilemma.start import Start
+from trilemma.training import Member, StepRow
 
 D_IN, D_SAE, BATCH = 8, 64, 64
 CONFIGS: dict[str, SAEConfig] = {
