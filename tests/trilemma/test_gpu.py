@@ -83,7 +83,7 @@ def test_members_at_once_are_members_alone(kind: str, precision: str) -> None:
     ]
     for step in range(STEPS):
         batch = x[step * BATCH : (step + 1) * BATCH].cuda()
-        family.step_batched(together, batch)
+        family.step_batched(together, batch, {"0": None, "1": None})
     for found, config in zip(together, configs, strict=True):
         alone = trained_by(member_on("cuda", config, precision), x, STEPS)
         wanted = told(alone.curve[0])
