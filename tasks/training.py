@@ -137,7 +137,8 @@ def _train_hook(
         show = stack.enter_context(
             progress.shown("training", span.stop * batch, "tokens", first * batch)
         )
-        if compute.ranks_per_sae > 1:
+        # Ranks without a step would have nothing that keeps them together.
+        if compute.ranks_per_sae > 1 and span:
             folders = {
                 trainee.step.key: work.folder(trainee.step) for trainee in trainees
             }

@@ -16,7 +16,7 @@ _BLOCK_ROWS = 1024
 class HeldOut(NamedTuple):
     """What an SAE reaches on rows that it was not trained on."""
 
-    fvu: float
+    fvu: float | None
     l0: float
     silent_fraction: float
     """Latents that fire on none of the rows: few rows leave more of them silent."""
@@ -26,7 +26,8 @@ class HeldOut(NamedTuple):
 def measure(sae: SAE, x: Float[Tensor, "rows d_in"]) -> HeldOut:
     """Return what an SAE reaches on rows in their own units; sums are in float64.
 
-    fvu and l0 are those of evaluation, on these rows.
+    fvu and l0 are those of evaluation, on these rows; fvu is None where they do not
+    vary.
     """
     mean = x.mean(0, dtype=torch.float64)
     error = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -41,7 +42,7 @@ def measure(sae: SAE, x: Float[Tensor, "rows d_in"]) -> HeldOut:
         num_on += is_on.sum()
         fired |= is_on.any(0)
     return HeldOut(
-        fvu=float(error / deviation),
+        fvu=float(error / deviation) if deviation > 0 else None,
         l0=float(num_on) / len(x),
         silent_fraction=float((~fired).double().mean()),
     )

@@ -72,8 +72,8 @@ def draw(
 
     The code and the errors are of this rank's rows; drawn are rows of the whole batch.
     No row is taken twice; the latents for which none is left wait for the next round.
-    In a tree no two siblings take one row, and each takes one on which its parent
-    fires, since on any other it would stay silent; where there is none, it waits.
+    In a tree a latent takes a row on which its parent fires, since on any other it
+    would stay silent; where there is none, it waits.
     """
     digest = hashlib.sha256(f"{seed}/resampling/{step}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -90,6 +90,7 @@ def draw(
         if len(children):
             latents.append(children)
             rows.append(torch.multinomial(here, len(children), generator=generator))
+            chance[rows[-1]] = 0
     device = is_dead.device
     return Drawn(torch.cat(latents).to(device), torch.cat(rows).to(device))
 

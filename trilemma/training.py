@@ -126,6 +126,8 @@ class Member:
             ],
             lr=self.peak_lr,
             betas=(shared.beta1, shared.beta2),
+            # Adam's usual 1e-8 for gradients of the summed error, as for clipping.
+            eps=1e-8 / start.scaled_variance,
             fused=True,
         )
         self._silent_tokens = torch.zeros(

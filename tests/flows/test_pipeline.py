@@ -49,6 +49,7 @@ RUN = closed(
     device={"enum": ["cpu", "cuda"]},
     processor={"type": "string"},
     threads={"type": "integer", "minimum": 1},
+    ranks={"type": "integer", "minimum": 1},
     versions={"type": "object", "additionalProperties": {"type": "string"}},
     time={"type": "string"},
 )

@@ -110,6 +110,11 @@ def test_alike_members_are_grouped_and_others_stay_alone() -> None:
     assert keys == [["0", "1"], ["2", "3"], ["4"], ["5"], ["6"], ["7"]]
 
 
+def test_kinds_of_one_sum_can_be_batched() -> None:
+    alone = {"gated", "group", "tree", "jumprelu-tanh", "matryoshka"}
+    assert set(BATCHED) == set(CONFIGS) - alone
+
+
 def test_large_saes_are_stepped_alone() -> None:
     members = members_of(variants(CONFIGS["topk"]), rows(STEPS * BATCH))
     num_rows = 10**10 // (D_IN * D_SAE)

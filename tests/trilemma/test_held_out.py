@@ -33,3 +33,9 @@ def test_an_sae_that_predicts_the_mean_has_an_fvu_of_one():
     found = held_out.measure(sae, x)
     assert found.fvu == pytest.approx(1.0)
     assert (found.l0, found.silent_fraction) == (0.0, 1.0)
+
+
+def test_rows_that_do_not_vary_have_no_fvu():
+    x = rows(2000)
+    sae = member_of(CONFIGS["topk"], x, STEPS).export()
+    assert held_out.measure(sae, x[:1]).fvu is None

@@ -130,6 +130,7 @@ def test_in_a_tree_a_latent_takes_a_row_on_which_its_parent_fires(is_sparse):
     is_child = above >= 0
     assert is_child.any()
     assert (acts[found.rows[is_child], above[is_child]] > 0).all()
+    assert len(found.rows.unique()) == len(found.rows)
     silent = (acts == 0).all(0)
     waiting = set(range(D_SAE)) - set(found.latents.tolist())
     assert {j for j in range(16, D_SAE) if silent[parents[j]]} <= waiting

@@ -195,8 +195,17 @@ class JumpReLU(_Penalised):
             if (getattr(self, key) is not None) != is_tanh:
                 need = "missing; it needs one" if is_tanh else "has no effect"
                 raise ValueError(f"{key}: {need} with penalty {self.penalty!r}")
-        if is_tanh and self.target_l0 is not None:
+        if self.target_l0 is None:
+            return self
+        if is_tanh:
             raise ValueError("target_l0: has no effect with penalty 'tanh'")
+        if self.l0_coefficient == 0:
+            raise ValueError("target_l0: has no effect with l0_coefficient 0")
+        if self.target_l0 > self.d_sae:
+            raise ValueError(
+                f"target_l0: found {self.target_l0}; must not exceed d_sae, which is "
+                f"{self.d_sae}"
+            )
         return self
 
 
@@ -226,6 +235,8 @@ class _K(_SAE):
                 )
         if (self.k_start is None) != (self.k_anneal_fraction is None):
             raise ValueError("k_start: goes with k_anneal_fraction; give both")
+        if self.k_start == self.k:
+            raise ValueError(f"k_start: found {self.k_start}, which is k; remove it")
         return self
 
 

@@ -28,7 +28,7 @@ def forward_of(config: SAEConfig) -> Callable[[Weights, Batch], Forward] | None:
     match config:
         case ReLU():
             return functools.partial(_relu, config)
-        case JumpReLU(penalty="l0"):
+        case JumpReLU(penalty="step"):
             return functools.partial(_jumprelu, config)
         case TopK() | BatchTopK():
             return functools.partial(_topk, config)

@@ -18,6 +18,18 @@ WRONG = [
         TOPK | {"k_start": 9, "k_anneal_fraction": 0.5},
         "k_start: found 9; must not exceed d_sae, which is 8",
     ),
+    (
+        TOPK | {"k_start": 2, "k_anneal_fraction": 0.5},
+        "k_start: found 2, which is k; remove it",
+    ),
+    (
+        JUMPRELU | {"target_l0": 9},
+        "target_l0: found 9.0; must not exceed d_sae, which is 8",
+    ),
+    (
+        JUMPRELU | {"target_l0": 2, "l0_coefficient": 0},
+        "target_l0: has no effect with l0_coefficient 0",
+    ),
     (TOPK | {"k_start": 4}, "k_start: goes with k_anneal_fraction; give both"),
     (TOPK | {"d_sae": 0}, "greater than 0"),
     (
