@@ -22,7 +22,7 @@ from tasks.stepping import Trainee
 from trilemma import allocation
 from trilemma.ranks import Ranks
 from trilemma.start import Start
-from trilemma.training import StepRow
+from trilemma.training_record import StepRow
 
 _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = range(3)
 # So that a line stays below the size that a pipe takes from several writers unmixed.

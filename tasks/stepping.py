@@ -21,6 +21,7 @@ from trilemma.config.pretrained import Pretrained
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.ranks import Ranks
 from trilemma.start import Start
+from trilemma.training_record import Checkpoint, StepRow
 
 _CHECKPOINTS = "checkpoints"
 
@@ -86,7 +87,7 @@ def restore(desk: Desk, step: Step, member: library.Member) -> None:
     """Bring an SAE to its last checkpoint, if there is one."""
     saved = checkpoints.latest(desk.folder(step) / _CHECKPOINTS, key=step.key)
     if saved is not None:
-        member.restore(library.Checkpoint(saved.tensors, saved.values))
+        member.restore(Checkpoint(saved.tensors, saved.values))
 
 
 def steps(
@@ -168,7 +169,7 @@ def checkpoint(desk: Desk, trainees: list[Trainee]) -> None:
             )
 
 
-def told(rows: list[library.StepRow]) -> str:
+def told(rows: list[StepRow]) -> str:
     """Return how the SAEs do at a step: from the least to the largest, if several."""
     fvu = _range([row["fvu"] for row in rows], "{:.3f}")
     l0 = _range([row["l0"] for row in rows], "{:.1f}")

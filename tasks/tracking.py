@@ -13,7 +13,7 @@ import wandb.proto.wandb_internal_pb2 as protocol
 from prefect.logging import get_run_logger
 
 from tasks.plan import Plan, Step
-from trilemma.training import StepRow
+from trilemma.training_record import StepRow
 
 _BLOCK = 32_768
 _HEADER = struct.Struct("<IHB")

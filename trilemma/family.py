@@ -20,7 +20,8 @@ from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.objective import Terms
 from trilemma.sequences import Sequences
-from trilemma.training import Member, StepRow
+from trilemma.training import Member
+from trilemma.training_record import StepRow
 
 # Products of whole matrices beat a selected few as long as calls, not products, take
 # the time: up to about two milliseconds of them on a GPU of 50 TFLOP/s.

@@ -1,13 +1,21 @@
 """One SAE in training: a step at a time, resumable at every step, bit for bit."""
 
 import math
-from typing import Any, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trilemma import averaging, held_out, kinds, learning_rate, objective, resampling
+from trilemma import (
+    averaging,
+    held_out,
+    kinds,
+    learning_rate,
+    objective,
+    resampling,
+    unit_rows,
+    weight_layout,
+)
 from trilemma import terms as added_terms
 from trilemma.config.saes import SAEConfig, Training
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
@@ -17,37 +25,10 @@ from trilemma.sae import SAE
 from trilemma.sequences import Sequences
 from trilemma.start import Start
 from trilemma.terms.end_to_end import Splice
+from trilemma.training_record import Checkpoint, StepRow
 
 # Steps between two looks at which latents are dead; each waits for the device.
 DEAD_REFRESH_STEPS = 10
-
-
-class StepRow(TypedDict):
-    """A row of the training curve, over the batch of that step.
-
-    What begins with `eval_` is of held-out rows, and None at steps that measure none.
-    """
-
-    step: int
-    tokens: int
-    loss: float
-    fvu: float
-    l0: float
-    dead_fraction: float
-    lr: float
-    sparsity_coefficient: float
-    eval_fvu: float | None
-    eval_l0: float | None
-    eval_silent_fraction: float | None
-
-
-class Checkpoint(NamedTuple):
-    """All that a member needs to go on as if it had never stopped."""
-
-    tensors: dict[str, Tensor]
-    """Weights, moments, counters and averages."""
-    values: dict[str, Any]
-    """The step, the tokens seen and the curve: JSON values (hence `Any`)."""
 
 
 class Member:
@@ -112,7 +93,7 @@ class Member:
             config, self.kind, d_in=start.d_in, b_dec=b_dec
         )
         self.weights = {
-            name: _laid_out(name, tensor.to(device)).requires_grad_(
+            name: weight_layout.laid_out(name, tensor.to(device)).requires_grad_(
                 objective.is_trained(config, name)
             )
             for name, tensor in weights.items()
@@ -222,8 +203,7 @@ class Member:
         """
         W_dec = self.weights["W_dec"]
         if W_dec.grad is not None and self.kind.has_unit_decoder:
-            along = (W_dec.grad * W_dec).sum(1, keepdim=True)
-            W_dec.grad.addcmul_(along, W_dec, value=-1)
+            unit_rows.remove_radial(W_dec.grad, W_dec)
         grads = [weight.grad for weight in self._trained if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         return torch.stack([norm, torch.isfinite(loss)])
@@ -270,7 +250,7 @@ class Member:
                 weight.copy_(tensors[f"weights.{name}"])
                 prefix = f"adam.{name}."
                 moments = {
-                    full.removeprefix(prefix): _like(tensor, weight)
+                    full.removeprefix(prefix): weight_layout.like(tensor, weight)
                     for full, tensor in tensors.items()
                     if full.startswith(prefix)
                 }
@@ -329,11 +309,10 @@ class Member:
             is_bad = ~batch.x.isfinite().all(dim=1)
             rows = torch.cat(self.ranks.gathered(is_bad)).nonzero().flatten().tolist()
             raise NonFiniteLossError(self.key, self.step_index + 1, rows)
-        most = self._shared.clip_norm / self._start.scaled_variance
+        most = self._shared.clip_norm / self.variance
         if size > most:
-            torch.nn.utils.clip_grads_with_norm_(
-                self._trained, most, torch.tensor(size)
-            )
+            norm = torch.tensor(size)
+            torch.nn.utils.clip_grads_with_norm_(self._trained, most, norm)
         W_dec = self.weights["W_dec"]
         lr = learning_rate.at(
             self.peak_lr,
@@ -345,9 +324,7 @@ class Member:
             group["lr"] = lr * group["factor"]
         self._adam.step()
         if W_dec.requires_grad and self.kind.has_unit_decoder:
-            with torch.no_grad():
-                # A row of zeros stays one, as it does in `functional.normalize`.
-                W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min_(1e-12))
+            unit_rows.normalize(W_dec)
 
     def _count(self, batch: Batch, forward: Forward) -> None:
         """Update the averages, the step, the tokens and the dead latents."""
@@ -425,18 +402,3 @@ class Member:
         if every is None:
             return False
         return self.step_index % every == 0 or self.step_index == self._num_steps
-
-
-def _laid_out(name: str, tensor: Tensor) -> Tensor:
-    """Return a weight as it lies in memory best: the encoder latent by latent.
-
-    Its gradient comes latent by latent too, and one layout of both halves Adam's time.
-    """
-    return tensor.t().contiguous().t() if name == "W_enc" else tensor
-
-
-def _like(saved: Tensor, weight: Tensor) -> Tensor:
-    """Return a saved moment on the weight's device, laid out as the weight is."""
-    if saved.shape != weight.shape:
-        return saved.clone().to(weight.device)
-    return torch.empty_like(weight, dtype=saved.dtype).copy_(saved)

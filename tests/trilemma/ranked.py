@@ -26,7 +26,8 @@ from trilemma.config.terms import Terms
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.ranks import Ranks
 from trilemma.terms.end_to_end import Splice
-from trilemma.training import Member, StepRow
+from trilemma.training import Member
+from trilemma.training_record import StepRow
 
 STEPS = 30
 NUM_ROWS = STEPS * BATCH - 7  # the last batch is smaller, and odd

@@ -14,7 +14,8 @@ from tests.trilemma.kinds.samples import (
 )
 from trilemma import codes, family
 from trilemma.config.saes import SAEConfig
-from trilemma.training import Member, StepRow
+from trilemma.training import Member
+from trilemma.training_record import StepRow
 
 pytestmark = [
     pytest.mark.gpu,

@@ -19,9 +19,12 @@ from tests.trilemma.kinds.samples import (
     start_of,
     trained_by,
 )
+from trilemma import kinds
 from trilemma.config.saes import SAEConfig, TopK, Training
+from trilemma.non_finite import NonFiniteLossError
 from trilemma.sae import SAE
-from trilemma.training import Checkpoint, Member, NonFiniteLossError
+from trilemma.training import Member
+from trilemma.training_record import Checkpoint
 
 STEPS = 30
 
@@ -259,10 +262,15 @@ def test_activations_that_do_not_vary_are_refused() -> None:
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_bfloat16_products_leave_the_losses_as_they_are_to_rounding(kind: str) -> None:
     x = rows(STEPS * BATCH)
+    # At ten times the rate decoders of these few dimensions overshoot, and rounding
+    # grows from step to step.
+    config = CONFIGS[kind]
+    assert config.lr is not None
+    lr = config.lr / kinds.make(config).lr_factors.get("W_dec", 1.0)
     losses = []
     for precision in ("float32", "bfloat16"):
         member = Member(
-            CONFIGS[kind],
+            config.model_copy(update={"lr": lr}),
             SHARED.model_copy(update={"precision": precision}),
             start=start_of(x),
             num_steps=STEPS,
@@ -275,4 +283,4 @@ def test_bfloat16_products_leave_the_losses_as_they_are_to_rounding(kind: str) -
         weights = [t for name, t in state.items() if name.startswith("weights.")]
         assert all(weight.dtype == torch.float32 for weight in weights)
     assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.15)
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)

@@ -14,7 +14,8 @@ from tests.trilemma.kinds.samples import (
     trained_by,
 )
 from trilemma import held_out
-from trilemma.training import Checkpoint, Member
+from trilemma.training import Member
+from trilemma.training_record import Checkpoint
 
 STEPS = 30
 DECAY = 0.9

@@ -18,7 +18,8 @@ from trilemma.config.saes import (
 )
 from trilemma.kinds.kind import Batch, Kind
 from trilemma.start import Start
-from trilemma.training import Member, StepRow
+from trilemma.training import Member
+from trilemma.training_record import StepRow
 
 D_IN, D_SAE, BATCH = 8, 64, 64
 CONFIGS: dict[str, SAEConfig] = {

@@ -12,7 +12,7 @@ from tests.trilemma.terms.training import member
 from trilemma.config.terms import Terms
 from trilemma.sequences import Sequences
 from trilemma.terms.end_to_end import Splice
-from trilemma.training import Checkpoint
+from trilemma.training_record import Checkpoint
 
 STEPS, STOP = 20, 11
 EACH: dict[str, dict[str, Any]] = {
