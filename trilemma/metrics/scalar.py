@@ -22,3 +22,5 @@ class Scalar(NamedTuple):
     """Raised when the formula changes, so that old and new are never compared."""
     seed: int | None
     """Seed of the resampling or of the null; None where nothing is random."""
+    reason: str | None = None
+    """Why the value is undefined; None where there is a value."""

@@ -1,6 +1,6 @@
 """The tally: one pass over the held-out rows, and all that is summed up on the way."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from trilemma.metrics import distortion, rate
 from trilemma.metrics.baseline import Baseline, Rows
 from trilemma.metrics.coders import Coder
+from trilemma.metrics.streaming import Batch, Measure, stream
 
 NUM_BLOCKS = 20
 """Blocks of documents that the jackknife leaves out in turn."""
@@ -73,38 +74,52 @@ class Tally:
     sample: Sample | None
 
 
-@torch.inference_mode()
 def sweep(
-    coder: Coder, baseline: Baseline, batches: Iterable[Rows], *, wanted: Wanted
+    coder: Coder,
+    baseline: Baseline,
+    batches: Iterable[Rows],
+    *,
+    wanted: Wanted,
+    measures: Sequence[Measure] = (),
 ) -> Tally:
     """Return the sums over all rows, added in row order whatever the batches are.
 
-    Memory is one batch's dense code, the bounded sample of codes, and 8 bytes for
-    each latent and label of each block and permutation.
+    The pass shows its batches to `measures` too. Memory is one batch's dense code, the
+    bounded sample of codes, and 8 bytes for each latent and label of each block and
+    permutation.
     """
-    sums = _Sums(baseline, d_sae=len(coder.W_dec), wanted=wanted)
-    sampler = None
-    if wanted.rate_rows is not None:
-        num_rows = min(wanted.rate_rows, baseline.num_tokens)
-        sampler = _Sampler(num_rows, d_sae=len(coder.W_dec))
-    device = coder.W_dec.device
-    mean = baseline.mean.to(device)
-    for rows in batches:
-        x = rows.x.to(device)
-        acts = coder.encode(x)
-        x_hat = coder.decode(acts)
-        errors = distortion.row_errors(x, x_hat, mean=mean)
-        row, latent = acts.nonzero(as_tuple=True)
+    tallying = _Tallying(baseline, coder, wanted)
+    stream(coder, batches, [tallying, *measures])
+    return tallying.tally()
+
+
+class _Tallying:
+    """The measure behind a tally."""
+
+    def __init__(self, baseline: Baseline, coder: Coder, wanted: Wanted) -> None:
+        d_sae = len(coder.W_dec)
+        self._mean = baseline.mean.to(coder.W_dec.device)
+        self._sums = _Sums(baseline, d_sae=d_sae, wanted=wanted)
+        self._sampler = None
+        if wanted.rate_rows is not None:
+            num_rows = min(wanted.rate_rows, baseline.num_tokens)
+            self._sampler = _Sampler(num_rows, d_sae=d_sae)
+
+    def add(self, batch: Batch) -> None:
+        errors = distortion.row_errors(batch.x, batch.x_hat, mean=self._mean)
         fired = _Fired(
-            row.cpu().numpy(),
-            latent.cpu().numpy(),
-            acts[row, latent].float().cpu().numpy(),
+            batch.row.cpu().numpy(),
+            batch.latent.cpu().numpy(),
+            batch.value.cpu().numpy(),
         )
-        sums.add(rows, errors, fired)
-        if sampler is not None:
-            sampler.add(rows, errors, fired, error=x - x_hat)
-    sample = None if sampler is None else sampler.sample()
-    return Tally(sums.documents, sums.latents, sample)
+        self._sums.add(batch.rows, errors, fired)
+        if self._sampler is not None:
+            error = batch.x - batch.x_hat
+            self._sampler.add(batch.rows, errors, fired, error=error)
+
+    def tally(self) -> Tally:
+        sample = None if self._sampler is None else self._sampler.sample()
+        return Tally(self._sums.documents, self._sums.latents, sample)
 
 
 class _Fired(NamedTuple):

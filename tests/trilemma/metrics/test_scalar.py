@@ -16,4 +16,5 @@ def test_a_scalar_is_its_own_json() -> None:
         "method": "exact",
         "metric_version": 1,
         "seed": None,
+        "reason": None,
     }
