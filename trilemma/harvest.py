@@ -107,8 +107,12 @@ def to_store(x: Float[Tensor, "rows d_in"], dtype: StoredDtype) -> Stored:
 def norms(x: Float[Tensor, "rows d_in"]) -> Float32[Tensor, " rows"]:
     """Return the Euclidean norm of each row, finite just where the row is."""
     norm = torch.empty(len(x), device=x.device)
+    # Used again for each block: fresh memory would cost more than the norms.
+    longest = max((span.stop - span.start for span in spans(x)), default=0)
+    scratch = torch.empty(longest, x.shape[1], device=x.device)
     for span in spans(x):
-        torch.linalg.vector_norm(x[span].float(), dim=1, out=norm[span])
+        block = scratch[: span.stop - span.start].copy_(x[span])
+        torch.linalg.vector_norm(block, dim=1, out=norm[span])
     # Only of the CPU's own memory can one ask without waiting.
     if x.device.type == "cpu" and bool(norm.isfinite().all()):
         return norm
