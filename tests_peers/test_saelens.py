@@ -26,6 +26,7 @@ CONFIGS: list[SAEConfig] = [
     ReLU(kind="relu", d_sae=D_SAE, l1_coefficient=0.5),
     JumpReLU(kind="jumprelu", d_sae=D_SAE, l0_coefficient=0.5),
     TopK(kind="topk", d_sae=D_SAE, k=4),
+    TopK(kind="topk", d_sae=D_SAE, k=4, inference="matching_pursuit"),
     BatchTopK(kind="batchtopk", d_sae=D_SAE, k=4),
     Matryoshka(kind="matryoshka", d_sae=D_SAE, k=4, widths=(16, D_SAE)),
     Gated(kind="gated", d_sae=D_SAE, l1_coefficient=0.5),
@@ -53,7 +54,7 @@ def trained(config: SAEConfig) -> SAE:
     return member.export()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_saelens_encodes_and_decodes_the_same(
     config: SAEConfig, tmp_path: Path
 ) -> None:
@@ -66,6 +67,34 @@ def test_saelens_encodes_and_decodes_the_same(
         torch.testing.assert_close(
             theirs.decode(acts), ours.decode(acts), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("stops_at_repeat", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 6.0])
+@pytest.mark.parametrize("is_centred", [True, False])
+def test_a_matching_pursuit_of_saelens_finds_the_same_codes(
+    tmp_path: Path, stops_at_repeat: bool, threshold: float, is_centred: bool
+) -> None:
+    theirs = sae_lens.MatchingPursuitSAE(
+        sae_lens.MatchingPursuitSAEConfig(
+            d_in=D_IN,
+            d_sae=D_SAE,
+            max_iterations=9,
+            residual_threshold=threshold,
+            stop_on_duplicate_support=stops_at_repeat,
+            apply_b_dec_to_input=is_centred,
+        )
+    )
+    with torch.no_grad():
+        theirs.W_dec.data = torch.nn.functional.normalize(
+            torch.randn(D_SAE, D_IN, generator=torch.Generator().manual_seed(1))
+        )
+        theirs.b_dec.data = torch.ones(D_IN)
+    theirs.save_model(tmp_path)
+    ours, x = SAE.load(tmp_path), rows()
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(x), theirs.encode(x))
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
 
 
 def test_saelens_keeps_the_metadata(tmp_path: Path) -> None:

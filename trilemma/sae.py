@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from trilemma import activation_functions
+from trilemma import activation_functions, matching_pursuit
 from trilemma.formats import folders
 from trilemma.formats.folders import Format
 from trilemma.formats.saelens import Activation, SAEFile
+from trilemma.matching_pursuit import Pursuit
 
 
 class SAE(nn.Module):
@@ -20,6 +21,8 @@ class SAE(nn.Module):
     Encodes x as activation((x - b_dec) W_enc + b_enc) and decodes acts as
     acts W_dec + b_dec. Weights are in the units of the activations it reads. A gated
     SAE has two biases of its own in place of b_enc; see `activation_functions.gated`.
+    Matching pursuit has none: its encoder is the decoder's transpose, and `pursuit`
+    says when it ends.
     """
 
     def __init__(
@@ -36,15 +39,17 @@ class SAE(nn.Module):
         r_mag: Float[Tensor, "d_sae"] | None = None,
         parents: Int64[Tensor, "d_sae"] | None = None,
         k: int | None = None,
+        pursuit: Pursuit | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        assert (b_enc is None) == (activation == "gated")
+        assert (b_enc is None) == (activation in ("gated", "matching_pursuit"))
         assert (threshold is not None) == (activation == "jumprelu")
         for gate in (b_gate, b_mag, r_mag):
             assert (gate is not None) == (activation == "gated")
         assert (parents is not None) == (activation == "tree")
         assert (k is not None) == (activation == "topk")
+        assert (pursuit is not None) == (activation == "matching_pursuit")
         self.activation = activation
         self.W_enc = nn.Parameter(W_enc)
         self.W_dec = nn.Parameter(W_dec)
@@ -57,6 +62,7 @@ class SAE(nn.Module):
         self.parents: Tensor | None
         self.register_buffer("parents", parents)
         self.k = k
+        self.pursuit = pursuit
         self.metadata: dict[str, Any] = dict(metadata or {})
         """JSON values (hence `Any`) on where the SAE comes from; saved with it."""
 
@@ -89,7 +95,13 @@ class SAE(nn.Module):
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """Return the SAE of a folder in any format that `formats.folders` reads."""
         file = folders.read(folder)
-        sae = cls(file.activation, **file.tensors, k=file.k, metadata=file.metadata)
+        sae = cls(
+            file.activation,
+            **file.tensors,
+            k=file.k,
+            pursuit=file.pursuit,
+            metadata=file.metadata,
+        )
         return sae.to(device)
 
     def save(self, folder: str | Path, file_format: Format = "saelens") -> None:
@@ -99,7 +111,9 @@ class SAE(nn.Module):
             ValueError: the format has no words for this activation function.
         """
         tensors: dict[str, Tensor] = self.state_dict()
-        file = SAEFile(self.activation, tensors, self.k, self.metadata)
+        file = SAEFile(
+            self.activation, tensors, self.k, self.metadata, pursuit=self.pursuit
+        )
         folders.write(file, folder, file_format)
 
     def __repr__(self) -> str:
@@ -107,6 +121,8 @@ class SAE(nn.Module):
         return f"SAE({self.activation}, d_in={self.d_in}, d_sae={self.d_sae}{k})"
 
     def _acts(self, centred: Tensor) -> Tensor:
+        if self.pursuit is not None:
+            return matching_pursuit.encode(centred, self.W_dec, self.pursuit)
         if self.b_gate is not None:
             assert self.b_mag is not None
             assert self.r_mag is not None

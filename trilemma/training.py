@@ -291,6 +291,7 @@ class Member:
             found.activation,
             **found.tensors,
             k=found.k,
+            pursuit=found.pursuit,
             metadata={
                 "training_architecture": self.config.kind,
                 "l0": None if last is None else last["l0"],

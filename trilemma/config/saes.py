@@ -223,6 +223,11 @@ class _K(_SAE):
     auxk_coefficient: NonNegativeFloat = Field(
         1 / 32, description="Weight of the auxiliary loss on dead latents."
     )
+    inference: Literal["encoder", "matching_pursuit"] = Field(
+        "encoder",
+        description="matching_pursuit: the trained SAE finds its codes by k greedy "
+        "steps with the decoder alone, without its encoder.",
+    )
 
     @model_validator(mode="after")
     def _k_fits(self) -> "_K":

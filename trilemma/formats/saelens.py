@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trilemma.formats import files, folding
+from trilemma.matching_pursuit import Pursuit
 
-Activation = Literal["relu", "topk", "jumprelu", "gated", "tree"]
+Activation = Literal["relu", "topk", "jumprelu", "gated", "tree", "matching_pursuit"]
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -21,6 +22,7 @@ _ARCHITECTURES: dict[Activation, str] = {
     "topk": "topk",
     "jumprelu": "jumprelu",
     "gated": "gated",
+    "matching_pursuit": "matching_pursuit",
     # Ours: SAELens knows no trees, and says so of this name.
     "tree": "trilemma_tree",
 }
@@ -40,12 +42,15 @@ class SAEFile(NamedTuple):
     activation: Activation
     """Its activation function at inference."""
     tensors: dict[str, Tensor]
-    """W_enc, W_dec, b_dec, for gated b_gate, b_mag and r_mag, else b_enc, for JumpReLU
-    threshold; float32. For trees parents, int64."""
+    """W_enc, W_dec, b_dec; for gated b_gate, b_mag and r_mag, for all others but
+    matching pursuit b_enc; for JumpReLU threshold; float32. For trees parents,
+    int64."""
     k: int | None
     """Latents kept for each row, for TopK alone."""
     metadata: dict[str, Any]
     """Where the SAE comes from, as JSON values (hence `Any`)."""
+    pursuit: Pursuit | None = None
+    """When matching pursuit ends, for it alone."""
 
 
 def write(file: SAEFile, folder: str | Path) -> None:
@@ -66,10 +71,17 @@ def write(file: SAEFile, folder: str | Path) -> None:
     }
     if file.k is not None:
         config |= {"k": file.k, "rescale_acts_by_decoder_norm": False}
+    if file.pursuit is not None:
+        config |= {
+            "max_iterations": file.pursuit.max_steps,
+            "residual_threshold": file.pursuit.residual_threshold,
+            "stop_on_duplicate_support": file.pursuit.stops_at_repeat,
+        }
     files.write_json(folder / CONFIG_FILE, config)
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in sorted(file.tensors.items())
+        if name in _names(config["architecture"])
     }
     save_file(tensors, folder / WEIGHTS_FILE)
 
@@ -99,12 +111,21 @@ def read(folder: str | Path) -> SAEFile:
         )
     activation = _READABLE[architecture]
     tensors = _tensors(folder / WEIGHTS_FILE, architecture)
+    pursuit = None
+    if activation == "matching_pursuit":
+        pursuit = _pursuit(config, d_in=len(tensors["b_dec"]))
     if not config.get("apply_b_dec_to_input", True):
-        tensors = folding.centred(tensors)
+        # A pursuit that does not subtract b_dec does not add it either.
+        tensors = (
+            folding.centred(tensors)
+            if pursuit is None
+            else {**tensors, "b_dec": torch.zeros_like(tensors["b_dec"])}
+        )
     if config.get("rescale_acts_by_decoder_norm", False):
         tensors = folding.unit_decoder(tensors)
     k = int(config["k"]) if activation == "topk" else None
-    return SAEFile(activation, tensors, k, dict(config.get("metadata", {})))
+    metadata = dict(config.get("metadata", {}))
+    return SAEFile(activation, tensors, k, metadata, pursuit=pursuit)
 
 
 def _modern(config: dict[str, Any]) -> dict[str, Any]:
@@ -130,18 +151,38 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
     return config | today
 
 
+def _pursuit(config: dict[str, Any], d_in: int) -> Pursuit:
+    most = config.get("max_iterations")
+    return Pursuit(
+        max_steps=d_in if most is None else int(most),
+        residual_threshold=float(config.get("residual_threshold", 1e-2)),
+        stops_at_repeat=bool(config.get("stop_on_duplicate_support", True)),
+    )
+
+
+def _names(architecture: str) -> list[str]:
+    """Return which tensors a file of an architecture has."""
+    if architecture == "matching_pursuit":
+        return ["W_dec", "b_dec"]
+    names = ["W_dec", "W_enc", "b_dec"]
+    names += _GATES if architecture == "gated" else ["b_enc"]
+    names += ["threshold"] if architecture == "jumprelu" else []
+    names += ["parents"] if architecture == _ARCHITECTURES["tree"] else []
+    return names + (["topk_threshold"] if architecture in _BATCHTOPK else [])
+
+
 def _tensors(path: Path, architecture: str) -> dict[str, Tensor]:
-    wanted = ["W_dec", "W_enc", "b_dec"]
-    wanted += _GATES if architecture == "gated" else ["b_enc"]
-    wanted += ["threshold"] if architecture == "jumprelu" else []
-    wanted += ["parents"] if architecture == _ARCHITECTURES["tree"] else []
-    wanted += ["topk_threshold"] if architecture in _BATCHTOPK else []
     tensors = files.checked(
-        path, files.read_safetensors(path), wanted, f"an SAE of {architecture}"
+        path,
+        files.read_safetensors(path),
+        _names(architecture),
+        f"an SAE of {architecture}",
     )
     if architecture in _BATCHTOPK:
         cut = tensors.pop("topk_threshold")
         tensors["threshold"] = torch.full_like(tensors["b_enc"], float(cut))
+    if architecture == "matching_pursuit":
+        tensors["W_enc"] = tensors["W_dec"].movedim(0, -1).contiguous()
     files.checked_shapes(path, tensors)
     if "parents" in tensors:
         _check_parents(path, tensors["parents"])

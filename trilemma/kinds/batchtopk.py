@@ -23,7 +23,7 @@ def make(config: BatchTopK | Matryoshka) -> Kind:
     """Return the kind; its one average is the threshold of inference."""
     return Kind(
         forward=functools.partial(_forward, config),
-        export=_export,
+        export=functools.partial(_export, config),
         kept_square=topk.kept_square(config),
         auxk_coefficient=config.auxk_coefficient,
         lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
@@ -68,7 +68,11 @@ def _averaged(decay: float, batch: Batch, forward: Forward) -> Averages:
     return {"cut": torch.where(smallest.isfinite(), average, cut)}
 
 
-def _export(weights: Weights, averages: Averages, scale: float) -> Exported:
+def _export(
+    config: BatchTopK | Matryoshka, weights: Weights, averages: Averages, scale: float
+) -> Exported:
+    if config.inference == "matching_pursuit":
+        return topk.pursued(config, weights, scale)
     cut = float(averages["cut"]) / scale
     threshold = torch.full_like(weights["b_enc"], cut)
     tensors = kind.unscaled(weights, scale) | {"threshold": threshold}

@@ -10,6 +10,7 @@ from torch import Tensor
 from trilemma import losses
 from trilemma.codes import Code
 from trilemma.formats.saelens import Activation
+from trilemma.matching_pursuit import Pursuit
 from trilemma.ranks import ALONE, Ranks
 from trilemma.sequences import Sequences
 
@@ -84,6 +85,7 @@ class Exported(NamedTuple):
     tensors: Weights
     """All tensors of the SAE, in the units of the activations."""
     k: int | None
+    pursuit: Pursuit | None = None
 
 
 @dataclass(frozen=True)

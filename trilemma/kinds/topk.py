@@ -10,6 +10,7 @@ from trilemma.codes import Code
 from trilemma.config.saes import BatchTopK, Matryoshka, TopK
 from trilemma.kinds import kind, latents
 from trilemma.kinds.kind import Averages, Batch, Exported, Forward, Kind, Weights
+from trilemma.matching_pursuit import Pursuit
 
 # A resampled latent that is weaker than the others would never be among the largest.
 RESAMPLED_NORM = 1.0
@@ -21,7 +22,7 @@ def make(config: TopK) -> Kind:
     """Return the kind."""
     return Kind(
         forward=functools.partial(_forward, config),
-        export=functools.partial(_export, config.k),
+        export=functools.partial(_export, config),
         kept_square=kept_square(config),
         auxk_coefficient=config.auxk_coefficient,
         lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
@@ -47,6 +48,17 @@ def kept_square(config: TopK | BatchTopK | Matryoshka) -> float:
     return share + cut * _NORMAL.pdf(cut)
 
 
+def pursued(
+    config: TopK | BatchTopK | Matryoshka, weights: Weights, scale: float
+) -> Exported:
+    """Return the SAE whose codes are found by k steps of matching pursuit."""
+    tensors = kind.unscaled(weights, scale)
+    del tensors["b_enc"]
+    tensors["W_enc"] = tensors["W_dec"].t().contiguous()
+    pursuit = Pursuit(config.k, residual_threshold=0.0, stops_at_repeat=False)
+    return Exported("matching_pursuit", tensors, None, pursuit)
+
+
 def _forward(config: TopK, weights: Weights, batch: Batch) -> Forward:
     known = latents.pre_acts(batch.x, weights)
     pairs = codes.topk(known, k_at(config, batch.step, batch.num_steps))
@@ -56,5 +68,9 @@ def _forward(config: TopK, weights: Weights, batch: Batch) -> Forward:
     return Forward(x_hat, batch.error(x_hat), None, Code(acts, pairs))
 
 
-def _export(k: int, weights: Weights, averages: Averages, scale: float) -> Exported:
-    return Exported("topk", kind.unscaled(weights, scale), k)
+def _export(
+    config: TopK, weights: Weights, averages: Averages, scale: float
+) -> Exported:
+    if config.inference == "matching_pursuit":
+        return pursued(config, weights, scale)
+    return Exported("topk", kind.unscaled(weights, scale), config.k)

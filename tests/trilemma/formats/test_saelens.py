@@ -9,6 +9,7 @@ import torch
 
 from trilemma.formats import saelens
 from trilemma.formats.saelens import Activation, SAEFile
+from trilemma.matching_pursuit import Pursuit
 
 
 def a_file(activation: Activation = "topk") -> SAEFile:
@@ -25,7 +26,13 @@ def a_file(activation: Activation = "topk") -> SAEFile:
         tensors["b_gate"] = tensors.pop("b_enc")
         tensors["b_mag"] = torch.randn(8, generator=generator)
         tensors["r_mag"] = torch.randn(8, generator=generator)
-    return SAEFile(activation, tensors, 2 if activation == "topk" else None, {"a": [1]})
+    pursuit = None
+    if activation == "matching_pursuit":
+        pursuit = Pursuit(3, residual_threshold=0.5, stops_at_repeat=True)
+        del tensors["b_enc"]
+        tensors["W_enc"] = tensors["W_dec"].t().contiguous()
+    k = 2 if activation == "topk" else None
+    return SAEFile(activation, tensors, k, {"a": [1]}, pursuit)
 
 
 def change(folder: Path, **values: Any) -> None:
@@ -33,12 +40,15 @@ def change(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu", "gated"])
+@pytest.mark.parametrize(
+    "activation", ["relu", "topk", "jumprelu", "gated", "matching_pursuit"]
+)
 def test_what_was_written_is_read_back(tmp_path: Path, activation: Activation) -> None:
     file = a_file(activation)
     saelens.write(file, tmp_path)
     found = saelens.read(tmp_path)
     assert (found.activation, found.k) == (activation, file.k)
+    assert found.pursuit == file.pursuit
     assert found.metadata["a"] == [1]
     assert found.tensors.keys() == file.tensors.keys()
     assert all(torch.equal(found.tensors[n], t) for n, t in file.tensors.items())
