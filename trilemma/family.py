@@ -6,6 +6,7 @@ short calls. The numbers are each SAE's alone to rounding, not to the bit.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from trilemma import objective
 from trilemma.codes import Code
+from trilemma.config.saes import SAEConfig
 from trilemma.kinds import dense
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
@@ -68,14 +70,17 @@ def groups(members: Sequence[Member], x: Tensor) -> list[list[Member]]:
 
 
 def _alike(member: Member, x: Tensor) -> object:
-    """Return what members have in common that may be stepped at once.
-
-    Coefficients of penalties, learning rates and seeds may differ.
-    """
+    """Return what members have in common that may be stepped at once."""
     config = member.config
     products = x.numel() * config.d_sae
     if dense.forward_of(config) is None or products > _MOST_PRODUCTS:
         return member.key
+    return _less_what_differs(config)
+
+
+@functools.lru_cache(maxsize=1024)
+def _less_what_differs(config: SAEConfig) -> object:
+    """Return all settings but penalties' coefficients, learning rate and seed."""
     free = {"seed": 0, "lr": None, "l1_coefficient": 0.0, "l0_coefficient": 0.0}
     return tuple(sorted((config.model_dump() | free).items(), key=str))
 
