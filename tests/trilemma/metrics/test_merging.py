@@ -1,0 +1,216 @@
+"""Tests of merging: planted pairs whose mutual information is known."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.trilemma.metrics.batches import cut
+from trilemma.metrics import merging, partners
+from trilemma.metrics.partners import Firings
+from trilemma.theory import splitting
+from trilemma.theory.supports import Supports, pair
+
+NUM_ROWS = 40_000
+ROWS_PER_DOCUMENT = 100
+
+
+def sampled(blocks: list[Supports], *, num_rows: int = NUM_ROWS) -> Tensor:
+    """Return codes in which the concepts of each block are latents of size one."""
+    generator = np.random.default_rng(0)
+    parts = [
+        block.present[
+            generator.choice(len(block.probability), num_rows, p=block.probability)
+        ]
+        for block in blocks
+    ]
+    return torch.from_numpy(np.concatenate(parts, 1)).float()
+
+
+def documents(acts: Tensor) -> np.ndarray:
+    return np.arange(len(acts)) // ROWS_PER_DOCUMENT
+
+
+def measured(
+    acts: Tensor, *, document: np.ndarray | None = None, sizes: list[int] | None = None
+) -> merging.Merging:
+    document = documents(acts) if document is None else document
+    found = merging.Merging(
+        num_documents=int(document.max()) + 1,
+        num_tokens=len(acts),
+        d_sae=acts.shape[1],
+        device=acts.device,
+    )
+    for batch in cut(acts, document, sizes or [len(acts)]):
+        found.add(batch)
+    return found
+
+
+def columns(acts: Tensor) -> dict[str, np.ndarray]:
+    found = measured(acts)
+    return merging.columns(found.pairs(), found.counts())
+
+
+def value(found: merging.Merging, name: str) -> float:
+    scalar = merging.scalars(found.pairs(), found.counts())[name].value
+    assert scalar is not None
+    return scalar
+
+
+# PMI of 2.3 and 1.6 nats, and 0.4, which is not enough; then two by themselves.
+PLANTED = [pair(0.05, 0.05, 0.025), pair(0.1, 0.08, 0.04), pair(0.1, 0.1, 0.015)]
+ALONE = [
+    Supports.of({(): 0.9, (0,): 0.1}, num_concepts=1),
+    Supports.of({(): 0.97, (0,): 0.03}, num_concepts=1),
+]
+
+
+def test_planted_pairs_are_found_with_their_mutual_information() -> None:
+    found = columns(sampled(PLANTED + ALONE))
+    for index, expected in enumerate(PLANTED[:2]):
+        first, second = 2 * index, 2 * index + 1
+        assert found["partner"][[first, second]].tolist() == [second, first]
+        p = expected.pairwise
+        for latent in (first, second):
+            pmi = splitting.pmi_nats(p[0, 0], p[1, 1], p[0, 1])
+            assert found["partner_pmi"][latent] == pytest.approx(float(pmi), abs=0.1)
+            saved = splitting.saved_bits(p[0, 0], p[1, 1], p[0, 1])
+            assert found["partner_saved_bits"][latent] == pytest.approx(
+                float(saved), rel=0.15
+            )
+
+
+def test_latents_below_one_nat_have_no_partner() -> None:
+    found = columns(sampled(PLANTED + ALONE))
+    for name in ("partner", "partner_pmi", "partner_saved_bits"):
+        assert np.isnan(found[name][4:]).all(), name
+
+
+def test_the_whole_counts_each_pair_once_and_half_the_latents() -> None:
+    found = measured(sampled(PLANTED + ALONE))
+    saved = columns(sampled(PLANTED + ALONE))["partner_saved_bits"]
+    assert value(found, "mergeable_fraction") == 4 / 8
+    assert value(found, "merging_saved_bits") == pytest.approx(saved[0] + saved[2])
+
+
+def test_pairs_are_counted_on_documents_that_did_not_choose_them() -> None:
+    acts = sampled(PLANTED)
+    counts = measured(acts).counts()
+    rest = acts[NUM_ROWS // 2 :].bool()
+    assert counts.num_tokens.sum() == len(rest)
+    assert counts.num_fired.sum(0).tolist() == rest.sum(0).tolist()
+    assert counts.with_best.sum(0)[0] == int((rest[:, 0] & rest[:, 1]).sum())
+
+
+def test_a_document_on_both_sides_of_the_border_is_left_out() -> None:
+    acts = sampled(PLANTED, num_rows=1000)
+    counts = measured(acts, document=np.arange(1000) // 300).counts()
+    # Row 500 ends the choice, amid the document of rows 300 to 600.
+    assert counts.num_tokens.sum() == 400
+
+
+def test_latents_that_overlap_are_merged_with_one_partner_alone() -> None:
+    chain = Supports.of(
+        {(): 0.85, (0, 1): 0.05, (1, 2): 0.04, (2, 3): 0.05, (0,): 0.01},
+        num_concepts=4,
+    )
+    pairs = measured(sampled([chain])).pairs()
+    assert pairs.matched.tolist() == [1, 0, 3, 2]
+
+
+def test_independent_latents_have_nothing_to_merge() -> None:
+    alone = [Supports.of({(): 1 - p, (0,): p}, num_concepts=1) for p in (0.1, 0.2, 0.3)]
+    found = measured(sampled(alone))
+    assert value(found, "mergeable_fraction") == 0
+    assert value(found, "merging_saved_bits") == 0
+
+
+@pytest.mark.parametrize("density", [2e-3, 0.05])
+def test_latents_that_meet_by_chance_are_not_partners(density: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    acts = (torch.rand(4000, 300, generator=generator) < density).float()
+    paired = measured(acts).pairs().best != np.arange(300)
+    assert paired.mean() < 0.01
+
+
+def test_a_pair_that_does_not_last_counts_against_the_saving() -> None:
+    acts = sampled([pair(0.05, 0.05, 0.0)])
+    acts[: NUM_ROWS // 2, 1] = acts[: NUM_ROWS // 2, 0]
+    acts[NUM_ROWS // 2 + 50, :] = 1
+    found = measured(acts)
+    assert found.pairs().best.tolist() == [1, 0]
+    assert value(found, "mergeable_fraction") == 0
+    assert value(found, "merging_saved_bits") < 0
+
+
+def test_the_interval_holds_the_planted_value() -> None:
+    found = measured(sampled(PLANTED))
+    bits = merging.scalars(found.pairs(), found.counts())["merging_saved_bits"]
+    expected = sum(
+        float(splitting.saved_bits(*part.marginals, part.pairwise[0, 1]))
+        for part in PLANTED[:2]
+    )
+    assert bits.ci_low is not None and bits.ci_high is not None
+    assert bits.ci_low < expected < bits.ci_high
+    assert bits.ci_high - bits.ci_low < 0.3 * expected
+
+
+def test_batches_leave_no_trace() -> None:
+    acts = sampled(PLANTED, num_rows=2000)
+    whole, parts = measured(acts), measured(acts, sizes=[1, 7, 992, 64, 936])
+    assert all(map(np.array_equal, whole.pairs(), parts.pairs()))
+    assert all(map(np.array_equal, whole.counts(), parts.counts()))
+
+
+def test_the_choice_ends_where_the_firings_become_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merging, "_MOST_PAIRS", 9 * 20 + 8)
+    counts = measured(torch.ones(100, 3), document=np.arange(100)).counts()
+    assert counts.num_tokens.sum() == 100 - 20
+
+
+def firings(acts: Tensor) -> Firings:
+    row, latent = acts.nonzero(as_tuple=True)
+    return Firings(row.int().numpy(), latent.int().numpy())
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([1, 7, 10_000]))
+def test_the_best_partner_is_the_best_of_all(
+    seed: int, d_sae: int, block_pairs: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    acts = (torch.rand(60, d_sae, generator=generator) < 0.25).float()
+    acts[:, : d_sae // 2] *= acts[:, -(d_sae // 2) or d_sae :]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partners, "_BLOCK_PAIRS", block_pairs)
+        patch.setattr(partners, "_LEAST_ERRORS", 0)
+        found = partners.chosen(firings(acts), num_rows=60, d_sae=d_sae)
+    together = (acts.T @ acts).double().numpy() / 60
+    p = together.diagonal()
+    saved = splitting.saved_bits(p[:, None], p[None, :], together)
+    np.fill_diagonal(saved, 0)
+    for latent in range(d_sae):
+        best = found.best[latent]
+        assert saved[latent, best] == pytest.approx(max(saved[latent].max(), 0))
+
+
+def test_two_documents_that_choose_leave_none_to_measure() -> None:
+    acts = sampled(PLANTED, num_rows=200)
+    found = measured(acts, document=np.arange(200) % 2)
+    for scalar in merging.scalars(found.pairs(), found.counts()).values():
+        assert scalar.value is None
+        assert scalar.reason == "every document has tokens on which pairs were chosen"
+
+
+def test_a_code_that_never_fires_has_nothing_to_merge() -> None:
+    found = measured(torch.zeros(200, 5))
+    for scalar in merging.scalars(found.pairs(), found.counts()).values():
+        assert (scalar.value, scalar.reason) == (None, "no latent fired")
+
+
+def test_one_document_of_one_token_is_no_error() -> None:
+    found = measured(torch.ones(1, 2))
+    assert value(found, "mergeable_fraction") == 0
