@@ -68,6 +68,15 @@ def test_independent_concepts_never_save_bits(p_a: float, p_b: float) -> None:
     assert splitting.saved_bits(p_a, p_b, p_a * p_b) <= 1e-12
 
 
+@given(st.floats(1e-3, 0.999), st.floats(1e-3, 0.999), st.floats(0, 1))
+def test_concepts_that_avoid_each_other_never_save_bits(
+    p_a: float, p_b: float, share: float
+) -> None:
+    least = max(0.0, p_a + p_b - 1)
+    joint = least + share * (p_a * p_b - least)
+    assert splitting.saved_bits(p_a, p_b, joint) <= 1e-12
+
+
 def test_concepts_that_never_meet_save_nothing() -> None:
     assert splitting.saved_bits(0.3, 0.2, 0.0) == 0
     assert splitting.pmi_nats(0.3, 0.2, 0.0) == -math.inf

@@ -14,7 +14,7 @@ shares = st.floats(0, 1 / 3)
 
 def best_of_all_pairs(first: float, second: float, both: float) -> float:
     """Return the least distortion over a grid of pairs of directions."""
-    angles = np.linspace(0, math.pi, 721)
+    angles = np.linspace(0, math.pi, 361)
     unit = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     # Energy that each direction takes from the three kinds of sample.
     energy = np.square(unit @ np.array([[1.0, 0, 1], [0, 1, 1]]))
@@ -30,9 +30,9 @@ def test_no_other_pair_of_directions_loses_less(
 ) -> None:
     found = two_latents(only_first=first, only_second=second, both=both)
     least = best_of_all_pairs(first, second, both)
-    # The grid is a quarter of a degree wide, and losses are flat at their minimum.
+    # The grid is half a degree wide, and losses are flat at their minimum.
     assert found.polysemantic <= least + 1e-12
-    assert found.polysemantic == pytest.approx(least, abs=1e-4)
+    assert found.polysemantic == pytest.approx(least, abs=2e-4)
 
 
 def test_the_worked_point() -> None:
