@@ -1,7 +1,7 @@
 """Evaluation: the rate, distortion, fidelity and polysemanticity of one SAE."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +11,21 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from trilemma.config.stages import Evaluation
-from trilemma.metrics import fidelity, liveness, pca, polysemanticity, rate, summaries
+from trilemma.metrics import (
+    fidelity,
+    liveness,
+    merging,
+    pca,
+    polysemanticity,
+    rate,
+    summaries,
+)
 from trilemma.metrics.baseline import Baseline, baseline
 from trilemma.metrics.coders import Autoencoder, Coder, Strongest
+from trilemma.metrics.merging import Merging
 from trilemma.metrics.scalar import Scalar
+from trilemma.metrics.sparsity import Sparsity
+from trilemma.metrics.streaming import Measure
 from trilemma.metrics.tally import Sample, Tally, Wanted, sweep
 from trilemma.sequences import Sequences
 
@@ -52,7 +63,16 @@ def evaluate(
     the decoder's participation, else how far contexts mix, beside chance.
     """
     bench = _Bench(config, baseline, eval_batches, features)
-    measured = bench.measure(sae)
+    num_documents, d_sae = len(baseline.documents), len(sae.W_dec)
+    sparsity = Sparsity(num_documents=num_documents, d_sae=d_sae)
+    merged = Merging(
+        num_documents=num_documents,
+        num_tokens=baseline.num_tokens,
+        d_sae=d_sae,
+        device=sae.W_dec.device,
+    )
+    measured = bench.measure(sae, [sparsity, merged])
+    pairs, counts = merged.pairs(), merged.counts()
     codes, probes = measured.sample
     width = rate.bin_width(
         codes, probes, sae.W_dec, tolerance=config.rate_fvu_tolerance
@@ -73,6 +93,7 @@ def evaluate(
     metrics = {"rate_bits": bits, **measured.metrics} | summaries.live_fractions(
         states, num_tokens=baseline.num_tokens, dead_density=config.dead_density
     )
+    metrics |= sparsity.scalars(config) | merging.scalars(pairs, counts)
     if lm is not None and baseline.ce is not None:
         spliced = fidelity.splices(
             sae,
@@ -98,9 +119,9 @@ def evaluate(
         k = min(math.ceil(metrics["l0"].value or 0), len(control.W_dec))
         details["frozen_random_k"] = k
         controls["frozen_random"] = bench.frozen_random_control(control, k=k)
-    return EvaluationResult(
-        metrics, controls, _columns(measured, states, baseline.num_tokens), details
-    )
+    columns = _columns(measured, states, baseline.num_tokens)
+    columns |= merging.columns(pairs, counts)
+    return EvaluationResult(metrics, controls, columns, details)
 
 
 class _Measured(NamedTuple):
@@ -127,13 +148,15 @@ class _Bench:
     eval_batches: Callable[[], Iterator[Sequences]]
     features: Float[Tensor, "num_features d_in"] | None
 
-    def measure(self, coder: Coder) -> _Measured:
+    def measure(self, coder: Coder, measures: Sequence[Measure] = ()) -> _Measured:
         config, matches, score = self.config, None, None
         if self.features is not None:
             matches = polysemanticity.matches(coder.W_dec, self.features)
             score = matches.participation
         tally = self._sweep(
-            coder, Wanted(config.rate_tokens, null_seed=config.seed, score=score)
+            coder,
+            Wanted(config.rate_tokens, null_seed=config.seed, score=score),
+            measures,
         )
         assert tally.sample is not None
         latents = tally.latents
@@ -183,9 +206,11 @@ class _Bench:
         metrics = summaries.reconstruction(tally, self.config)
         return {key: metrics[key] for key in ("fvu", "l0")}
 
-    def _sweep(self, coder: Coder, wanted: Wanted) -> Tally:
+    def _sweep(
+        self, coder: Coder, wanted: Wanted, measures: Sequence[Measure] = ()
+    ) -> Tally:
         rows = self.baseline.rows(self.eval_batches())
-        return sweep(coder, self.baseline, rows, wanted=wanted)
+        return sweep(coder, self.baseline, rows, wanted=wanted, measures=measures)
 
 
 def _columns(

@@ -36,6 +36,40 @@ METRICS = (
     Definition("l0", "Rate", "lower", "Mean number of latents that fire on a token."),
     Definition("density", "Rate", "", "Mean share of tokens on which a latent fires."),
     Definition(
+        "gini",
+        "Rate",
+        "",
+        "Gini index of a token's activations, silent latents among them: 0 where all "
+        "are equal, nearly 1 where a few hold everything.",
+    ),
+    Definition(
+        "hoyer",
+        "Rate",
+        "",
+        "Hoyer's sparsity of a token's activations, from their L1 and L2 norms: 0 "
+        "where all are equal, 1 where one latent fires.",
+    ),
+    Definition(
+        "pq_mean",
+        "Rate",
+        "",
+        "Minus the ratio of two power means of a token's activations: -1 where all are "
+        "equal, nearly 0 where a few hold everything.",
+    ),
+    Definition(
+        "merging_saved_bits",
+        "Rate",
+        "lower",
+        "Bits that latents of their own would save for pairs that fire together, each "
+        "latent in one pair at most.",
+    ),
+    Definition(
+        "mergeable_fraction",
+        "Rate",
+        "lower",
+        "Share of latents with a partner for which a latent for both would save bits.",
+    ),
+    Definition(
         "fvu",
         "Distortion",
         "lower",
@@ -158,6 +192,9 @@ LATENT_LABELS = {
     "max_act": "largest activation",
     "n_eff": "n_eff, effective concepts",
     "n_eff_null": "n_eff under permuted firings",
+    "partner": "latent to merge with",
+    "partner_pmi": "mutual information with it (nats)",
+    "partner_saved_bits": "bits that merging would save",
     "participation": "participation over true features",
     "best_feature": "nearest true feature",
     "best_cosine": "cosine with it",

@@ -125,7 +125,7 @@ def _facts(
 def _shown(name: str, value: float | str | None) -> str:
     if isinstance(value, str):
         return value
-    if name in ("num_fired", "best_feature"):
+    if name in ("num_fired", "best_feature", "partner"):
         return formatting.count(value)
     return formatting.number(value)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from trilemma import evaluation, toy
 from trilemma.config.sources import Toy
 from trilemma.config.stages import Evaluation
+from trilemma.metrics import sparsity
 from trilemma.sequences import Sequences
 
 CTX = 32
@@ -192,9 +193,8 @@ def test_the_same_call_gives_the_same_bits(
     first = measure(tied(features), config, rows)
     again = measure(tied(features), config, rows)
     assert first[:2] == again[:2]
-    assert all(
-        np.array_equal(first.latents[key], again.latents[key]) for key in first.latents
-    )
+    for key, column in first.latents.items():
+        np.testing.assert_array_equal(again.latents[key], column)
 
 
 def test_the_order_of_latents_changes_no_metric(
@@ -384,3 +384,36 @@ def test_an_encoder_has_clusters_but_no_cross_entropy(
     found = measure(tied(torch.eye(16), threshold=0.5), config, text, lm=lm)
     assert not {"ce_clean", "delta_ce", "kl"} & set(found.metrics)
     assert "kmeans8" in found.metrics["polysemanticity"].method
+
+
+def test_features_that_occur_together_are_found_to_be_worth_merging(
+    config: Evaluation,
+) -> None:
+    together = Toy(
+        num_features=16, d_in=16, num_eval_tokens=128 * CTX, ctx=CTX, co_occurrence=0.6
+    )
+    found = toy.sample(together, split="eval", start=0, num=128 * CTX)
+    rows = Sequences(
+        tokens=found.strongest.reshape(128, CTX),
+        document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
+        mask=torch.zeros(128, CTX, dtype=torch.uint8),
+        x=found.x.reshape(128, CTX, -1),
+    )
+    result = measure(tied(toy.features(together)), config, rows)
+    paired = (np.arange(16) ^ 1).tolist()
+    assert result.latents["partner"].tolist() == paired
+    assert value(result, "mergeable_fraction") == 1
+    assert value(result, "merging_saved_bits") > 0.1
+
+
+def test_sparsity_is_that_of_the_codes(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    sae = tied(features)
+    acts = sae.encode(rows.x.reshape(-1, 16)).double()
+    fires = acts.sum(1) > 0
+    found = measure(sae, config, rows)
+    for name in ("gini", "hoyer", "pq_mean"):
+        expected = sparsity.MEASURES[name](acts[fires]).mean()
+        assert value(found, name) == pytest.approx(float(expected), rel=1e-6)
+    assert found.metrics["gini"].n == int(fires.sum())
