@@ -12,17 +12,20 @@ from torch import Tensor
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import (
+    density,
     fidelity,
     liveness,
     merging,
     pca,
     polysemanticity,
     rate,
+    reconstruction,
     summaries,
 )
 from trilemma.metrics.baseline import Baseline, baseline
 from trilemma.metrics.coders import Autoencoder, Coder, Strongest
 from trilemma.metrics.merging import Merging
+from trilemma.metrics.reconstruction import Reconstruction
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.sparsity import Sparsity
 from trilemma.metrics.streaming import Measure
@@ -103,6 +106,7 @@ def evaluate(
             documents=baseline.documents.numpy(),
             num_seqs=config.ce_seqs,
             batch_seqs=config.batch_seqs,
+            seed=config.seed,
         )
         metrics |= summaries.losses(baseline.ce, spliced, config)
 
@@ -153,7 +157,7 @@ class _Bench:
         if self.features is not None:
             matches = polysemanticity.matches(coder.W_dec, self.features)
             score = matches.participation
-        tally = self._sweep(
+        distortion, tally = self._sweep(
             coder,
             Wanted(config.rate_tokens, null_seed=config.seed, score=score),
             measures,
@@ -163,7 +167,7 @@ class _Bench:
         shared = polysemanticity.sharing(
             mass=latents.mass, null_mass=latents.null_mass, num_fired=latents.num_fired
         )
-        metrics = summaries.reconstruction(tally, config)
+        metrics = distortion | density.scalars(tally, config)
         if matches is None:
             labels = f"kmeans{self.baseline.num_labels}, sif{config.context_tokens}"
             metrics |= summaries.sharing(tally, shared, config, labels=labels)
@@ -200,17 +204,21 @@ class _Bench:
         self, control: Autoencoder, *, k: int
     ) -> dict[str, Scalar]:
         """Return how well the k strongest of the control's latents reconstruct."""
-        tally = self._sweep(
+        distortion, tally = self._sweep(
             Strongest(control, k), Wanted(rate_rows=None, null_seed=None, score=None)
         )
-        metrics = summaries.reconstruction(tally, self.config)
-        return {key: metrics[key] for key in ("fvu", "l0")}
+        l0 = density.scalars(tally, self.config)["l0"]
+        return {"fvu": distortion["fvu"], "l0": l0}
 
     def _sweep(
         self, coder: Coder, wanted: Wanted, measures: Sequence[Measure] = ()
-    ) -> Tally:
+    ) -> tuple[dict[str, Scalar], Tally]:
+        """Return the distortion metrics and the tally of one pass."""
         rows = self.baseline.rows(self.eval_batches())
-        return sweep(coder, self.baseline, rows, wanted=wanted, measures=measures)
+        errors = Reconstruction(self.baseline, device=coder.W_dec.device)
+        measures = [errors, *measures]
+        tally = sweep(coder, self.baseline, rows, wanted=wanted, measures=measures)
+        return reconstruction.scalars(*errors.sums(), self.config), tally
 
 
 def _columns(

@@ -79,7 +79,21 @@ class SAE(nn.Module):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the latents of each activation."""
         flat = x.reshape(-1, self.d_in)
-        return self._acts(flat - self.b_dec).view(*x.shape[:-1], self.d_sae)
+        if self.pursuit is None:
+            acts = self._acts(self.pre_acts(flat))
+        else:
+            centred = flat - self.b_dec
+            acts = matching_pursuit.encode(centred, self.W_dec, self.pursuit)
+        return acts.view(*x.shape[:-1], self.d_sae)
+
+    def pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the latents before the activation function.
+
+        Those of a gated SAE are without its biases, of which each latent has two.
+        """
+        if self.b_enc is None:
+            return (x - self.b_dec) @ self.W_enc
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
 
     def decode(
         self, acts: Float[Tensor, "*batch d_sae"]
@@ -120,20 +134,13 @@ class SAE(nn.Module):
         k = "" if self.k is None else f", k={self.k}"
         return f"SAE({self.activation}, d_in={self.d_in}, d_sae={self.d_sae}{k})"
 
-    def _acts(self, centred: Tensor) -> Tensor:
-        if self.pursuit is not None:
-            return matching_pursuit.encode(centred, self.W_dec, self.pursuit)
+    def _acts(self, pre_acts: Tensor) -> Tensor:
         if self.b_gate is not None:
             assert self.b_mag is not None
             assert self.r_mag is not None
             return activation_functions.gated(
-                centred @ self.W_enc,
-                b_gate=self.b_gate,
-                b_mag=self.b_mag,
-                r_mag=self.r_mag,
+                pre_acts, b_gate=self.b_gate, b_mag=self.b_mag, r_mag=self.r_mag
             )
-        assert self.b_enc is not None
-        pre_acts = torch.addmm(self.b_enc, centred, self.W_enc)
         if self.k is not None:
             return activation_functions.topk(pre_acts, self.k)
         if self.threshold is not None:

@@ -266,16 +266,78 @@ def test_the_frozen_random_control_fires_as_often_as_the_sae(
     assert l0 is not None and l0 <= 1
 
 
-def test_a_silent_sae_has_undefined_numbers_and_no_nan(
+def assert_sound(result: evaluation.EvaluationResult) -> None:
+    """Assert that what is undefined says why, and that JSON can hold the rest."""
+    for scalars in (result.metrics, *result.controls.values()):
+        for name, scalar in scalars.items():
+            assert (scalar.value is None) == bool(scalar.reason), name
+            if scalar.value is None:
+                assert scalar.ci_low is None and scalar.ci_high is None, name
+        plain = {name: scalar._asdict() for name, scalar in scalars.items()}
+        json.dumps(plain, allow_nan=False)
+    json.dumps(result.details, allow_nan=False)
+
+
+def undefined(result: evaluation.EvaluationResult) -> dict[str, str | None]:
+    return {
+        name: scalar.reason
+        for name, scalar in result.metrics.items()
+        if scalar.value is None
+    }
+
+
+@pytest.mark.parametrize("has_features", [True, False])
+def test_a_silent_sae_has_undefined_numbers_and_says_why(
+    config: Evaluation, rows: Sequences, features: Tensor, has_features: bool
+) -> None:
+    known = features if has_features else None
+    found = measure(tied(features, threshold=100.0), config, rows, features=known)
+    assert_sound(found)
+    assert value(found, "rate_bits") == 0
+    assert value(found, "dead_fraction") == 1
+    reasons = undefined(found)
+    assert reasons.pop("gamma") == "the sum of x . x_hat is not above zero"
+    assert {"polysemanticity", "n_eff", "density_p50"} <= set(reasons)
+    assert ("mmcs" in reasons) == has_features
+    assert set(reasons.values()) == {"no latent fired"}
+
+
+def test_one_live_latent_is_measured_like_any_other(
     config: Evaluation, rows: Sequences, features: Tensor
 ) -> None:
-    found = measure(tied(features, threshold=100.0), config, rows, features=features)
+    one = tied(features)
+    one.b_enc[1:] = -100
+    found = measure(one, config, rows)
+    assert_sound(found)
+    assert undefined(found) == {}
+    assert value(found, "alive_fraction") == 1 / 16
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 100.0])
+def test_equal_activations_have_no_share_of_variance(
+    config: Evaluation, rows: Sequences, features: Tensor, threshold: float
+) -> None:
+    same = rows._replace(x=rows.x[:1, :1].expand_as(rows.x).contiguous())
+    found = measure(tied(features, threshold), config, same)
+    assert_sound(found)
+    flat = "the held-out activations do not vary"
+    for name in ("fvu", "ev", "ev_dl", "ev_ratio_mean"):
+        assert found.metrics[name].reason == flat
+    assert found.controls["pca"]["fvu"].reason == flat
     assert value(found, "rate_bits") == 0
-    assert found.metrics["polysemanticity"].value is None
-    assert found.metrics["mmcs"].value is None
-    assert value(found, "dead_fraction") == 1
-    scalars = [*found.metrics.values(), *found.controls["pca"].values()]
-    json.dumps([scalar._asdict() for scalar in scalars], allow_nan=False)
+
+
+@pytest.mark.parametrize("num_documents", [1, 2])
+def test_few_documents_leave_wide_intervals_or_none(
+    config: Evaluation, rows: Sequences, features: Tensor, num_documents: int
+) -> None:
+    few = rows._replace(document=rows.document % num_documents)
+    found = measure(tied(features), config, few)
+    assert_sound(found)
+    assert undefined(found) == {}
+    for name in ("fvu", "ev_dl", "rate_bits", "polysemanticity", "l0"):
+        low, high = found.metrics[name].ci_low, found.metrics[name].ci_high
+        assert (low is None and high is None) == (num_documents == 1), name
 
 
 def test_a_baseline_survives_its_file(
@@ -347,6 +409,10 @@ def test_the_identity_recovers_all_of_the_lm(
     assert value(found, "top1_agree") == 1
     assert value(found, "ce_recovered_zero") == 1
     assert value(found, "ce_recovered_mean") == 1
+    assert value(found, "ce_recovered_resample") == 1
+    ratio = found.metrics["kl_noise_ratio"]
+    assert ratio.value is None
+    assert ratio.reason == "the random error costs less than 1e-05 nats"
 
 
 def test_a_silent_sae_recovers_nothing_of_the_zero_ablation(
@@ -373,7 +439,10 @@ def test_an_ablation_that_costs_nothing_leaves_the_share_undefined(
     lm = tiny_lm()
     lm.unembedding[:] = 0
     found = measure(tied(torch.eye(16)), config, text, lm=lm)
-    assert found.metrics["ce_recovered_zero"][:3] == (None, None, None)
+    for name in ("zero", "mean", "resample"):
+        scalar = found.metrics[f"ce_recovered_{name}"]
+        assert scalar[:3] == (None, None, None)
+        assert scalar.reason == "the ablation costs less than 0.001 nats"
 
 
 def test_an_encoder_has_clusters_but_no_cross_entropy(

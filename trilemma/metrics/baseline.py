@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int32, Int64
+from jaxtyping import Float, Float64, Int, Int32, Int64
 from torch import Tensor
 
 from trilemma.config.stages import Evaluation
@@ -45,7 +45,7 @@ class Baseline:
     """Principal components of the training rows."""
     curve: pca.RateCurve
     """Rate of those components over the rows that rates are measured on."""
-    ce: fidelity.DocumentLosses | None
+    ce: fidelity.Ablations | None
     """Clean and ablated cross-entropies; None where there is no LM."""
 
     def rows(self, batches: Iterable[Sequences]) -> Iterator[Rows]:
@@ -61,10 +61,14 @@ class Baseline:
             )
             position += batch.mask.numel()
 
-    def permuted_labels(self, *, seed: int) -> Int32[np.ndarray, "permutation row"]:
-        """Return the labels dealt anew among the rows that count, a few times."""
-        counted = self.labels.numpy() >= 0
-        dealt = np.repeat(self.labels.numpy()[None], NUM_PERMUTATIONS, axis=0)
+    def permuted_labels(self, *, seed: int) -> Int[np.ndarray, "permutation row"]:
+        """Return the labels dealt anew among the rows that count, a few times.
+
+        They are the narrowest integers that hold all labels, for there are many.
+        """
+        labels = self.labels.numpy().astype(np.min_scalar_type(-self.num_labels))
+        counted = labels >= 0
+        dealt = np.repeat(labels[None], NUM_PERMUTATIONS, axis=0)
         for index, row in enumerate(dealt):
             generator = np.random.default_rng([seed, index])
             row[counted] = generator.permutation(row[counted])
@@ -83,7 +87,7 @@ class Baseline:
         }
         if self.ce is not None:
             tensors |= {
-                f"ce.{key}": torch.from_numpy(value)
+                f"ce.{key}": torch.from_numpy(value).contiguous()
                 for key, value in self.ce._asdict().items()
             }
         return tensors
@@ -92,9 +96,9 @@ class Baseline:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Baseline":
         """Return the baseline that `to_tensors` took apart."""
         ce = None
-        if "ce.sums" in tensors:
-            ce = fidelity.DocumentLosses(
-                tensors["ce.num_tokens"].numpy(), tensors["ce.sums"].numpy()
+        if "ce.num_tokens" in tensors:
+            ce = fidelity.Ablations(
+                *(tensors[f"ce.{key}"].numpy() for key in fidelity.Ablations._fields)
             )
         return cls(
             documents=tensors["documents"],
@@ -158,9 +162,11 @@ def baseline(
             eval_batches(),
             hook=hook,
             mean=mean.float(),
+            others=train_rows,
             documents=documents.numpy(),
             num_seqs=config.ce_seqs,
             batch_seqs=config.batch_seqs,
+            seed=config.seed,
         )
     components = pca.fit(train_rows, mean=centre)
     return Baseline(

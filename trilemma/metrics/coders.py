@@ -1,13 +1,19 @@
-"""What a pass over held-out rows needs of an SAE, and the control that is cut to k."""
+"""What a pass over held-out rows needs of an SAE, and how it codes them."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trilemma import activation_functions
+from trilemma import activation_functions, entries
+from trilemma.entries import Entries
+
+# Above this share of nonzero entries a product of whole matrices takes less time.
+_SPARSE_SHARE = 1 / 16
+# Of the dense pre-activations of one block: 64 MiB, and few enough to stay in caches.
+_BLOCK_ENTRIES = 1 << 24
 
 
 @runtime_checkable
@@ -23,6 +29,47 @@ class Coder(Protocol):
 
     def decode(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction."""
+
+
+@runtime_checkable
+class TopKCoder(Coder, Protocol):
+    """A coder that may keep the k largest pre-activations, so that others are idle."""
+
+    @property
+    def k(self) -> int | None:
+        """Return how many latents each row keeps; None for another code."""
+
+    def pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the latents before the activation function."""
+
+
+class Coded(NamedTuple):
+    """The code of some rows."""
+
+    x_hat: Float[Tensor, "row d_in"]
+    entries: Entries
+
+
+def code(coder: Coder, x: Float[Tensor, "row d_in"]) -> Coded:
+    """Return the code and the reconstruction of some rows.
+
+    Equal to `encode` and `decode` to rounding, without the products with zeros.
+    """
+    d_sae = len(coder.W_dec)
+    if isinstance(coder, TopKCoder) and coder.k is not None:
+        found = entries.of_topk(coder.pre_acts(x), coder.k)
+    else:
+        acts = coder.encode(x)
+        found = entries.of(acts)
+        if len(found.row) > _SPARSE_SHARE * acts.numel():
+            return Coded(coder.decode(acts), found)
+    silent = coder.decode(coder.W_dec.new_zeros(1, d_sae))
+    return Coded(entries.decode(found, coder.W_dec, num_rows=len(x)) + silent, found)
+
+
+def block_rows(d_sae: int) -> int:
+    """Return how many rows to code at once: wider codes take no more memory."""
+    return max(1, _BLOCK_ENTRIES // d_sae)
 
 
 @runtime_checkable
@@ -55,12 +102,15 @@ class Strongest:
         """Return the decoder of the SAE."""
         return self.sae.W_dec
 
-    def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """Return the k largest latents; the others are zero."""
+    def pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the latents of the SAE before its own activation function."""
         sae = self.sae
         assert sae.b_enc is not None
-        pre_acts = torch.addmm(sae.b_enc, x - sae.b_dec, sae.W_enc)
-        return activation_functions.topk(pre_acts, self.k)
+        return torch.addmm(sae.b_enc, x - sae.b_dec, sae.W_enc)
+
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the k largest latents; the others are zero."""
+        return activation_functions.topk(self.pre_acts(x), self.k)
 
     def decode(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction of the SAE."""

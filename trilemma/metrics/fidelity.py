@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from trilemma.metrics import coders
 from trilemma.metrics.coders import Coder
 from trilemma.sequences import Sequences
 
@@ -15,10 +16,9 @@ METRIC_VERSION = 1
 LEAST_CE_GAP = 1e-3
 """Nats per token that an ablation must cost before a share of it means anything."""
 
-CLEAN, ZERO, MEAN = range(3)
-"""Columns of the sums that `ablations` returns."""
-CE, KL, TOP1_AGREE = range(3)
-"""Columns of the sums that `splices` returns."""
+LEAST_KL = 1e-5
+"""Nats per token that a random error must cost before a ratio to it means anything;
+the rounding of float32 logits is some 1e-7."""
 
 
 @runtime_checkable
@@ -46,12 +46,34 @@ class SplicedLM(Protocol):
         """Return the input embedding."""
 
 
-class DocumentLosses(NamedTuple):
-    """Sums of per-token losses over each document."""
+class Ablations(NamedTuple):
+    """Sums over each document of the cross-entropies, in nats, that need no SAE."""
 
     num_tokens: Float64[np.ndarray, " document"]
     """Predictions made from unmasked tokens."""
-    sums: Float64[np.ndarray, "document column"]
+    clean: Float64[np.ndarray, " document"]
+    """Nothing replaced."""
+    zero: Float64[np.ndarray, " document"]
+    """Zeros in place of activations."""
+    mean: Float64[np.ndarray, " document"]
+    """The dataset's mean in place of activations."""
+    resample: Float64[np.ndarray, " document"]
+    """Training rows drawn at random in place of activations."""
+
+
+class Splices(NamedTuple):
+    """Sums over each document of what splicing an SAE's reconstructions in does."""
+
+    num_tokens: Float64[np.ndarray, " document"]
+    """Predictions made from unmasked tokens."""
+    ce: Float64[np.ndarray, " document"]
+    """Cross-entropy in nats."""
+    kl: Float64[np.ndarray, " document"]
+    """KL(clean | spliced) in nats."""
+    top1_agree: Float64[np.ndarray, " document"]
+    """Predictions whose most likely token stays."""
+    kl_noise: Float64[np.ndarray, " document"]
+    """KL(clean | x plus an error as long as the SAE's, in a random direction)."""
 
 
 def ablations(
@@ -60,29 +82,31 @@ def ablations(
     *,
     hook: str,
     mean: Float[Tensor, " d_in"],
+    others: Float[Tensor, "other d_in"],
     documents: Int64[np.ndarray, " document"],
     num_seqs: int,
     batch_seqs: int,
-) -> DocumentLosses:
-    """Return cross-entropies in nats: clean, hook zeroed, hook at the dataset's mean.
+    seed: int,
+) -> Ablations:
+    """Return the losses with the hook zeroed, at its mean, and at `others` at random.
 
     Only unmasked tokens are replaced, and only predictions from them count.
     """
 
-    def losses(batch: Sequences) -> Float64[Tensor, "batch pos column"]:
-        zero = torch.zeros_like(batch.x)
-        targets = batch.tokens[:, 1:]
-        return torch.stack(
-            [
-                _cross_entropy(lm.logits(batch.tokens), targets),
-                _cross_entropy(_spliced(lm, hook, batch, zero), targets),
-                _cross_entropy(_spliced(lm, hook, batch, zero + mean), targets),
-            ],
-            dim=-1,
-        )
+    def losses(first: int, batch: Sequences) -> Float64[Tensor, "batch pos column"]:
+        zero, targets = torch.zeros_like(batch.x), batch.tokens[:, 1:]
+        drawn = [
+            generator.integers(len(others), size=batch.tokens.shape[1])
+            for generator in _generators(seed, first, batch)
+        ]
+        resampled = others[torch.from_numpy(np.stack(drawn))].to(batch.x)
+        columns = [_cross_entropy(lm.logits(batch.tokens), targets)]
+        for x in (zero, zero + mean, resampled):
+            columns.append(_cross_entropy(_spliced(lm, hook, batch, x), targets))
+        return torch.stack(columns, -1)
 
-    return _document_losses(
-        losses, _first(batches, num_seqs, batch_seqs), documents, num_columns=3
+    return Ablations(
+        *_document_sums(losses, _first(batches, num_seqs, batch_seqs), documents, 4)
     )
 
 
@@ -95,19 +119,43 @@ def splices(
     documents: Int64[np.ndarray, " document"],
     num_seqs: int,
     batch_seqs: int,
-) -> DocumentLosses:
-    """Return cross-entropy and KL(clean | spliced) in nats, and top-1 agreement."""
+    seed: int,
+) -> Splices:
+    """Return what the reconstructions do, beside errors of equal norm at random."""
     device = coder.W_dec.device
 
-    def losses(batch: Sequences) -> Float64[Tensor, "batch pos column"]:
+    def losses(first: int, batch: Sequences) -> Float64[Tensor, "batch pos column"]:
         flat = batch.x.reshape(-1, batch.x.shape[-1]).to(device)
-        x_hat = coder.decode(coder.encode(flat)).to(batch.x.device)
-        logits = _spliced(lm, hook, batch, x_hat.reshape(batch.x.shape))
-        return _comparison(lm.logits(batch.tokens), logits, batch.tokens[:, 1:])
+        parts = torch.split(flat, coders.block_rows(len(coder.W_dec)))
+        x_hat = torch.cat([coders.code(coder, part).x_hat for part in parts])
+        x_hat = x_hat.reshape(batch.x.shape).to(batch.x.device)
+        drawn = [
+            generator.standard_normal(batch.x.shape[1:], dtype=np.float32)
+            for generator in _generators(seed, first, batch)
+        ]
+        noise = torch.from_numpy(np.stack(drawn)).to(batch.x)
+        length = (batch.x - x_hat).norm(dim=-1, keepdim=True)
+        noise *= length / noise.norm(dim=-1, keepdim=True)
+        clean = lm.logits(batch.tokens)
+        spliced = _spliced(lm, hook, batch, x_hat)
+        columns = [
+            _cross_entropy(spliced, batch.tokens[:, 1:]),
+            _divergence(clean, spliced),
+            _agreement(clean, spliced),
+        ]
+        del spliced  # logits are large: two of them at a time
+        columns.append(_divergence(clean, _spliced(lm, hook, batch, batch.x + noise)))
+        return torch.stack(columns, -1)
 
-    return _document_losses(
-        losses, _first(batches, num_seqs, batch_seqs), documents, num_columns=3
+    return Splices(
+        *_document_sums(losses, _first(batches, num_seqs, batch_seqs), documents, 4)
     )
+
+
+def _generators(seed: int, first: int, batch: Sequences) -> list[np.random.Generator]:
+    """Return one for each sequence, by its number alone: batches leave no trace."""
+    numbers = range(first, first + len(batch.tokens))
+    return [np.random.default_rng([seed, number]) for number in numbers]
 
 
 def _spliced(
@@ -120,7 +168,7 @@ def _spliced(
 def _cross_entropy(
     logits: Float[Tensor, "batch pos vocab"], targets: Int64[Tensor, "batch last"]
 ) -> Float64[Tensor, "batch last"]:
-    # One sequence at a time: its logits stay in the processor's cache.
+    # Here and below one sequence at a time: its logits stay in the processor's cache.
     return torch.stack(
         [
             (row[:-1].logsumexp(-1) - row[:-1].gather(1, target[:, None])[:, 0]).cpu()
@@ -129,38 +177,43 @@ def _cross_entropy(
     ).double()
 
 
-def _comparison(
-    clean: Float[Tensor, "batch pos vocab"],
-    other: Float[Tensor, "batch pos vocab"],
-    targets: Int64[Tensor, "batch last"],
-) -> Float64[Tensor, "batch last column"]:
-    rows = []
-    for p_row, q_row, target in zip(
-        clean[:, :-1], other[:, :-1], targets.to(other.device), strict=True
-    ):
-        p_total, q_total = p_row.logsumexp(-1), q_row.logsumexp(-1)
-        ce = q_total - q_row.gather(1, target[:, None])[:, 0]
-        kl = (p_row.softmax(-1) * (p_row - q_row)).sum(-1) - p_total + q_total
-        agree = p_row.argmax(-1) == q_row.argmax(-1)
-        rows.append(torch.stack([ce, kl, agree], dim=-1).cpu())
-    return torch.stack(rows).double()
+def _divergence(
+    clean: Float[Tensor, "batch pos vocab"], other: Float[Tensor, "batch pos vocab"]
+) -> Float64[Tensor, "batch last"]:
+    """Return KL(clean | other) in nats at every position that predicts."""
+    found = []
+    for p_row, q_row in zip(clean[:, :-1], other[:, :-1], strict=True):
+        totals = q_row.logsumexp(-1) - p_row.logsumexp(-1)
+        found.append(((p_row.softmax(-1) * (p_row - q_row)).sum(-1) + totals).cpu())
+    return torch.stack(found).double()
 
 
-def _document_losses(
-    losses: Callable[[Sequences], Float64[Tensor, "batch last column"]],
+def _agreement(
+    clean: Float[Tensor, "batch pos vocab"], other: Float[Tensor, "batch pos vocab"]
+) -> Float64[Tensor, "batch last"]:
+    """Return 1 where both predict the same token, else 0."""
+    agree = [
+        (p_row.argmax(-1) == q_row.argmax(-1)).cpu()
+        for p_row, q_row in zip(clean[:, :-1], other[:, :-1], strict=True)
+    ]
+    return torch.stack(agree).double()
+
+
+def _document_sums(
+    losses: Callable[[int, Sequences], Float64[Tensor, "batch last column"]],
     batches: Iterable[Sequences],
     documents: Int64[np.ndarray, " document"],
-    *,
     num_columns: int,
-) -> DocumentLosses:
-    num_tokens = np.zeros(len(documents))
-    sums = np.zeros((len(documents), num_columns))
+) -> Float64[np.ndarray, "column document"]:
+    """Return how many predictions each document makes, and sums of their losses."""
+    sums, first = np.zeros((len(documents), 1 + num_columns)), 0
     for batch in batches:
         kept = batch.mask[:, :-1] == 0
         index = np.searchsorted(documents, batch.document[:, :-1][kept].numpy())
-        np.add.at(num_tokens, index, 1.0)
-        np.add.at(sums, index, losses(batch)[kept].numpy())
-    return DocumentLosses(num_tokens, sums)
+        np.add.at(sums[:, 0], index, 1.0)
+        np.add.at(sums[:, 1:], index, losses(first, batch)[kept].numpy())
+        first += len(batch.tokens)
+    return sums.T
 
 
 def _first(

@@ -56,23 +56,24 @@ def bootstrap_ratios(
     *,
     num_resamples: int,
     seed: int,
-    min_denominator: float = 0.0,
+    min_denominator: float | Float64[np.ndarray, " ratio"] = 0.0,
 ) -> list[Interval]:
     """Return many ratios on the same resamples of documents; see `bootstrap_ratio`."""
     num = np.asarray(num, dtype=np.float64)
     den = np.asarray(den, dtype=np.float64)
     num_ratios = num.shape[1]
+    least = np.broadcast_to(min_denominator, num_ratios)
     both = np.concatenate([num, den], axis=1)
     samples = resampled_sums(both, num_resamples=num_resamples, seed=seed)
     intervals = []
     for column in range(num_ratios):
         total = float(den[:, column].sum())
-        if not total > min_denominator:
+        if not total > least[column]:
             intervals.append(UNDEFINED)
             continue
         value = float(num[:, column].sum()) / total
         below = samples[:, num_ratios + column]
-        kept = below > min_denominator
+        kept = below > least[column]
         ratios = samples[kept, column] / below[kept]
         intervals.append(percentile(value, ratios, num_documents=len(num)))
     return intervals

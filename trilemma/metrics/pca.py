@@ -12,8 +12,9 @@ _BITS_PER_DIM = 6
 """The curve ends at this mean rate; what lies beyond is extrapolated."""
 _STEP = 2**0.25
 _MAX_BINS = 1 << 22
-"""The curve also ends where more bins than this would be counted (32 MiB), for rows of
-few values or without variance in a component may never reach that rate."""
+"""The curve also ends where more bins than this would be counted (32 MiB), or symbols
+have more digits than float32: rows of few values or without variance in a component may
+never reach that rate."""
 
 
 class PCA(NamedTuple):
@@ -46,11 +47,12 @@ def rate_curve(pca: PCA, x: Float[Tensor, "batch d_in"]) -> RateCurve:
     """Return the sum of the entropies of the components at a range of bin widths."""
     scores = pca.components.float() @ (x - pca.mean.float()).T
     spread = float((scores.amax(1) - scores.amin(1)).sum())
-    width = 2 * float(scores.abs().max())
+    largest = float(scores.abs().max())
+    width = 2 * largest
     widths, rates = [width], [0.0]
     while width > 0 and rates[-1] < _BITS_PER_DIM * len(scores):
         width /= _STEP
-        if spread / width > _MAX_BINS:
+        if max(spread, largest) / width > _MAX_BINS:
             break
         widths.append(width)
         rates.append(_entropy_bits(scores, width))

@@ -1,18 +1,36 @@
 """The pass over held-out rows: each batch is coded once and shown to every measure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from trilemma.metrics import coders
 from trilemma.metrics.baseline import Rows
 from trilemma.metrics.coders import Coder
 
 
-class Batch(NamedTuple):
-    """Some rows and their code; tensors are on the coder's device."""
+class Groups(NamedTuple):
+    """The entries of a batch, latent after latent."""
+
+    order: Int64[Tensor, " entry"]
+    """What sorts the entries by latent, and those of a latent by row."""
+    latent: Int64[Tensor, " group"]
+    """The latents that fire, increasing."""
+    num: Int64[Tensor, " group"]
+    """How many entries each has; they are consecutive in that order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows and their code; tensors are on the coder's device.
+
+    What several measures need is computed for the first and kept for the others.
+    """
 
     rows: Rows
     """Where the rows stand: their documents and positions."""
@@ -21,7 +39,38 @@ class Batch(NamedTuple):
     row: Int64[Tensor, " entry"]
     """Row of each nonzero activation, counted in this batch; increasing."""
     latent: Int64[Tensor, " entry"]
-    value: Float32[Tensor, " entry"]
+    """Its latent; increasing within a row."""
+    value: Float[Tensor, " entry"]
+
+    @cached_property
+    def document(self) -> Int64[Tensor, " row"]:
+        """Return the document of each row, as an index into the baseline's."""
+        return torch.from_numpy(self.rows.document).to(self.x.device)
+
+    @cached_property
+    def position(self) -> Int64[Tensor, " row"]:
+        """Return which row of the held-out split each is."""
+        return torch.from_numpy(self.rows.position).to(self.x.device)
+
+    @cached_property
+    def num_firings(self) -> Int64[Tensor, " row"]:
+        """Return how many entries each row has."""
+        return torch.bincount(self.row, minlength=len(self.x))
+
+    @cached_property
+    def size(self) -> Float64[Tensor, " entry"]:
+        """Return the absolute value of each entry."""
+        return self.value.double().abs()
+
+    @cached_property
+    def by_latent(self) -> Groups:
+        """Return the entries grouped by latent."""
+        # A radix sort takes as many passes as the integer has bytes.
+        order = self.latent.int().argsort(stable=True)
+        latent, num = torch.unique_consecutive(
+            self.latent.index_select(0, order), return_counts=True
+        )
+        return Groups(order, latent, num)
 
 
 class Measure(Protocol):
@@ -33,13 +82,19 @@ class Measure(Protocol):
 
 @torch.inference_mode()
 def stream(coder: Coder, batches: Iterable[Rows], measures: Sequence[Measure]) -> None:
-    """Show the code of every row to each measure; memory is one batch's dense code."""
+    """Show the code of every row to each measure, a bounded block of rows at a time."""
     device = coder.W_dec.device
-    for rows in batches:
+    for rows in _blocks(batches, coders.block_rows(len(coder.W_dec))):
         x = rows.x.to(device)
-        acts = coder.encode(x)
-        x_hat = coder.decode(acts)
-        row, latent = acts.nonzero(as_tuple=True)
-        batch = Batch(rows, x, x_hat, row, latent, acts[row, latent].float())
+        coded = coders.code(coder, x)
+        row, latent, value = coded.entries
+        batch = Batch(rows, x, coded.x_hat, row, latent, value.float())
         for measure in measures:
             measure.add(batch)
+
+
+def _blocks(batches: Iterable[Rows], size: int) -> Iterator[Rows]:
+    for rows in batches:
+        for start in range(0, len(rows.x), size):
+            part = slice(start, start + size)
+            yield Rows(rows.x[part], rows.document[part], rows.position[part])

@@ -1,43 +1,20 @@
 """From sums over documents and latents to the scalars that are reported."""
 
+import math
+
 import numpy as np
 from jaxtyping import Float64, Shaped
 
 from trilemma.config.stages import Evaluation
-from trilemma.metrics import (
-    distortion,
-    fidelity,
-    intervals,
-    liveness,
-    polysemanticity,
-    rate,
-)
+from trilemma.metrics import fidelity, liveness, polysemanticity, rate, ratios
 from trilemma.metrics.intervals import Interval
+from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.tally import NUM_BLOCKS, Tally
 
-_BOOTSTRAP = "document bootstrap"
+_SILENT = "no latent fired"
+_NO_TOKEN = "no token was counted"
 _JACKKNIFE = f"jackknife over {NUM_BLOCKS} document blocks"
-
-
-def reconstruction(tally: Tally, config: Evaluation) -> dict[str, Scalar]:
-    """Return `fvu`, `mse`, `cos`, `l0` and the mean `density`."""
-    sums = tally.documents
-    d_sae = len(tally.latents.sum_acts)
-    tokens = sums.num_tokens
-    columns = {
-        "fvu": (
-            sums.squared_error,
-            sums.squared_deviation,
-            "1",
-            "pooled |x - x_hat|^2 / |x - mean|^2",
-        ),
-        "mse": (sums.squared_error, tokens, "act^2", "mean of |x - x_hat|^2"),
-        "cos": (sums.cosine, tokens, "1", "mean cosine of x and x_hat"),
-        "l0": (sums.num_firings, tokens, "latents/token", "mean of nonzero latents"),
-        "density": (sums.num_firings, tokens * d_sae, "1", "mean over all latents"),
-    }
-    return _bootstrapped(columns, tokens, config, version=distortion.METRIC_VERSION)
 
 
 def live_fractions(
@@ -66,10 +43,10 @@ def code_rate(
     num_documents = int(codes.document.max()) + 1
     tokens = np.bincount(codes.document, minlength=num_documents).astype(np.float64)
     bits = np.bincount(codes.document, length.bits, minlength=num_documents)
-    columns = {"rate_bits": (bits, tokens, "bits/token", method)}
-    return _bootstrapped(columns, tokens, config, version=rate.METRIC_VERSION)[
-        "rate_bits"
-    ]
+    ratio = Ratio(bits, tokens, "bits/token", method, _NO_TOKEN)
+    return ratios.bootstrapped(
+        {"rate_bits": ratio}, tokens, config, version=rate.METRIC_VERSION
+    )["rate_bits"]
 
 
 def sharing(
@@ -86,6 +63,7 @@ def sharing(
             f"{_JACKKNIFE}",
             metric_version=polysemanticity.METRIC_VERSION,
             seed=config.seed,
+            reason=_SILENT if interval.value is None else None,
         )
 
     return {
@@ -98,9 +76,12 @@ def participation(tally: Tally, config: Evaluation) -> Scalar:
     """Return `polysemanticity` by true features, the score of the tally."""
     sums = tally.documents
     method = "participation; firing-weighted mean over live latents"
-    columns = {"polysemanticity": (sums.score, sums.num_firings, "1", method)}
-    scalar = _bootstrapped(
-        columns, sums.num_tokens, config, version=polysemanticity.METRIC_VERSION
+    ratio = Ratio(sums.score, sums.num_firings, "1", method, _SILENT)
+    scalar = ratios.bootstrapped(
+        {"polysemanticity": ratio},
+        sums.num_tokens,
+        config,
+        version=polysemanticity.METRIC_VERSION,
     )["polysemanticity"]
     return scalar._replace(n=_num_live(tally))
 
@@ -118,87 +99,73 @@ def mean_best_cosine(tally: Tally, matches: polysemanticity.Matches) -> Scalar:
         method="exact; mean over features of the largest |cos| with a live latent",
         metric_version=polysemanticity.METRIC_VERSION,
         seed=None,
+        reason=_SILENT if value is None else None,
     )
 
 
 def losses(
-    ablated: fidelity.DocumentLosses,
-    spliced: fidelity.DocumentLosses,
-    config: Evaluation,
+    ablated: fidelity.Ablations, spliced: fidelity.Splices, config: Evaluation
 ) -> dict[str, Scalar]:
     """Return the cross-entropies, what splicing costs, and the share it recovers."""
-    tokens = spliced.num_tokens
-    clean, zero, mean = ablated.sums.T
-    ce, kl, agree = spliced.sums.T
-    nats = "nats/token"
-    scalars = _bootstrapped(
+    tokens, clean, ce = spliced.num_tokens, ablated.clean, spliced.ce
+    total = float(tokens.sum())
+
+    def per_token(
+        sums: Float64[np.ndarray, " document"], unit: str, method: str
+    ) -> Ratio:
+        return Ratio(sums, tokens, f"{unit}/token", method, _NO_TOKEN)
+
+    def recovered(name: str, worst: Float64[np.ndarray, " document"]) -> Ratio:
+        return Ratio(
+            worst - ce,
+            worst - clean,
+            "1",
+            f"(ce_{name} - ce_sae) / (ce_{name} - ce_clean), pooled",
+            f"the ablation costs less than {fidelity.LEAST_CE_GAP:g} nats",
+            fidelity.LEAST_CE_GAP * total,
+        )
+
+    noise = "x plus a random error of equal norm"
+    return ratios.bootstrapped(
         {
-            "ce_clean": (clean, tokens, nats, "next token, no splice"),
-            "ce_sae": (ce, tokens, nats, "next token, x_hat spliced in"),
-            "ce_zero": (zero, tokens, nats, "next token, hook zeroed"),
-            "ce_mean": (mean, tokens, nats, "next token, hook at its mean"),
-            "delta_ce": (ce - clean, tokens, nats, "ce_sae - ce_clean"),
-            "kl": (kl, tokens, nats, "mean KL(clean | spliced)"),
-            "top1_agree": (agree, tokens, "1", "share of equal most likely tokens"),
-        },
-        tokens,
-        config,
-        version=fidelity.METRIC_VERSION,
-    )
-    least = fidelity.LEAST_CE_GAP
-    return scalars | _bootstrapped(
-        {
-            f"ce_recovered_{name}": (
-                worst - ce,
-                worst - clean,
+            "ce_clean": per_token(clean, "nats", "next token, no splice"),
+            "ce_sae": per_token(ce, "nats", "next token, x_hat spliced in"),
+            "ce_zero": per_token(ablated.zero, "nats", "next token, hook zeroed"),
+            "ce_mean": per_token(ablated.mean, "nats", "next token, hook at its mean"),
+            "ce_resample": per_token(
+                ablated.resample, "nats", "next token, hook at random training rows"
+            ),
+            "delta_ce": per_token(ce - clean, "nats", "ce_sae - ce_clean"),
+            "delta_ce_bits": per_token(
+                (ce - clean) / math.log(2), "bits", "(ce_sae - ce_clean) / ln 2"
+            ),
+            "ce_recovered_zero": recovered("zero", ablated.zero),
+            "ce_recovered_mean": recovered("mean", ablated.mean),
+            "ce_recovered_resample": recovered("resample", ablated.resample),
+            "kl": per_token(spliced.kl, "nats", "mean KL(clean | x_hat spliced in)"),
+            "kl_noise": per_token(
+                spliced.kl_noise, "nats", f"mean KL(clean | {noise})"
+            ),
+            "kl_noise_ratio": Ratio(
+                spliced.kl,
+                spliced.kl_noise,
                 "1",
-                f"(ce_{name} - ce_sae) / (ce_{name} - ce_clean), pooled; undefined "
-                f"where the ablation costs less than {least:g} nats",
-            )
-            for name, worst in (("zero", zero), ("mean", mean))
+                f"kl / KL(clean | {noise}), pooled",
+                f"the random error costs less than {fidelity.LEAST_KL:g} nats",
+                fidelity.LEAST_KL * total,
+            ),
+            "top1_agree": Ratio(
+                spliced.top1_agree,
+                tokens,
+                "1",
+                "share of equal most likely tokens",
+                _NO_TOKEN,
+            ),
         },
         tokens,
         config,
         version=fidelity.METRIC_VERSION,
-        min_denominator=least * float(tokens.sum()),
     )
-
-
-_Column = tuple[
-    Float64[np.ndarray, " document"], Float64[np.ndarray, " document"], str, str
-]
-
-
-def _bootstrapped(
-    columns: dict[str, _Column],
-    num_tokens: Float64[np.ndarray, " document"],
-    config: Evaluation,
-    *,
-    version: int,
-    min_denominator: float = 0.0,
-) -> dict[str, Scalar]:
-    """Return ratios of sums; each column is numerator, denominator, unit, method."""
-    kept = num_tokens > 0
-    found = intervals.bootstrap_ratios(
-        np.stack([column[0][kept] for column in columns.values()], axis=1),
-        np.stack([column[1][kept] for column in columns.values()], axis=1),
-        num_resamples=config.num_resamples,
-        seed=config.seed,
-        min_denominator=min_denominator,
-    )
-    return {
-        name: Scalar(
-            *interval,
-            n=int(num_tokens.sum()),
-            unit=unit,
-            method=f"{method}; {_BOOTSTRAP}",
-            metric_version=version,
-            seed=config.seed,
-        )
-        for (name, (_, _, unit, method)), interval in zip(
-            columns.items(), found, strict=True
-        )
-    }
 
 
 def _num_live(tally: Tally) -> int:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from trilemma.metrics import distortion, rate
-from trilemma.metrics.baseline import Baseline, Rows
+from trilemma.metrics import rate
+from trilemma.metrics.baseline import NUM_PERMUTATIONS, Baseline, Rows
 from trilemma.metrics.coders import Coder
 from trilemma.metrics.streaming import Batch, Measure, stream
+from trilemma.metrics.sums import add_at
 
 NUM_BLOCKS = 20
 """Blocks of documents that the jackknife leaves out in turn."""
@@ -24,9 +25,6 @@ class DocumentSums(NamedTuple):
     """Sums over the rows of each document."""
 
     num_tokens: Float64[np.ndarray, " document"]
-    squared_error: Float64[np.ndarray, " document"]
-    squared_deviation: Float64[np.ndarray, " document"]
-    cosine: Float64[np.ndarray, " document"]
     num_firings: Float64[np.ndarray, " document"]
     score: Float64[np.ndarray, " document"]
     """Sum of the scores of the latents that fired; 0 where they have none."""
@@ -71,6 +69,8 @@ class Tally:
 
     documents: DocumentSums
     latents: LatentSums
+    num_with_l0: Int64[np.ndarray, " l0"]
+    """Tokens on which none, one, two, ... latents fire; d_sae + 1 entries."""
     sample: Sample | None
 
 
@@ -98,137 +98,134 @@ class _Tallying:
 
     def __init__(self, baseline: Baseline, coder: Coder, wanted: Wanted) -> None:
         d_sae = len(coder.W_dec)
-        self._mean = baseline.mean.to(coder.W_dec.device)
-        self._sums = _Sums(baseline, d_sae=d_sae, wanted=wanted)
+        device = coder.W_dec.device
+        self._sums = _Sums(baseline, d_sae=d_sae, device=device, wanted=wanted)
         self._sampler = None
         if wanted.rate_rows is not None:
             num_rows = min(wanted.rate_rows, baseline.num_tokens)
-            self._sampler = _Sampler(num_rows, d_sae=d_sae)
+            self._sampler = _Sampler(
+                num_rows, d_sae=d_sae, mean=baseline.mean.to(device)
+            )
 
     def add(self, batch: Batch) -> None:
-        errors = distortion.row_errors(batch.x, batch.x_hat, mean=self._mean)
-        fired = _Fired(
-            batch.row.cpu().numpy(),
-            batch.latent.cpu().numpy(),
-            batch.value.cpu().numpy(),
-        )
-        self._sums.add(batch.rows, errors, fired)
+        self._sums.add(batch)
         if self._sampler is not None:
-            error = batch.x - batch.x_hat
-            self._sampler.add(batch.rows, errors, fired, error=error)
+            self._sampler.add(batch)
 
     def tally(self) -> Tally:
         sample = None if self._sampler is None else self._sampler.sample()
-        return Tally(self._sums.documents, self._sums.latents, sample)
-
-
-class _Fired(NamedTuple):
-    """The nonzero entries of a batch's code, in row order."""
-
-    row: Int64[np.ndarray, " entry"]
-    latent: Int64[np.ndarray, " entry"]
-    value: Float32[np.ndarray, " entry"]
+        return Tally(
+            self._sums.documents(),
+            self._sums.latents(),
+            self._sums.num_with_l0.cpu().numpy(),
+            sample,
+        )
 
 
 class _Sums:
-    """Sums that grow with the documents and the latents, not with the rows.
+    """Sums that grow with the documents and the latents, not with the rows."""
 
-    `np.add.at` adds one entry after another, so batches leave no trace in the bits;
-    with one flat index it takes numpy's fast path.
-    """
-
-    def __init__(self, baseline: Baseline, *, d_sae: int, wanted: Wanted) -> None:
-        num_documents = len(baseline.documents)
-        self.block = np.arange(num_documents) % NUM_BLOCKS
-        self.score = wanted.score
-        self.labels = np.zeros((0, len(baseline.labels)), dtype=np.int32)
-        num_labels = 0
+    def __init__(
+        self, baseline: Baseline, *, d_sae: int, device: torch.device, wanted: Wanted
+    ) -> None:
+        self.score = None
+        if wanted.score is not None:
+            self.score = torch.from_numpy(wanted.score).to(device)
+        self.num_labels = 0 if wanted.null_seed is None else baseline.num_labels
+        self.labels = None
         if wanted.null_seed is not None:
             null = baseline.permuted_labels(seed=wanted.null_seed)
-            self.labels = np.concatenate([baseline.labels.numpy()[None], null])
-            num_labels = baseline.num_labels
-        self.documents = DocumentSums(*np.zeros((6, num_documents)))
-        self.latents = LatentSums(
-            num_fired=np.zeros((NUM_BLOCKS, d_sae), dtype=np.int64),
-            sum_acts=np.zeros(d_sae),
-            max_acts=np.zeros(d_sae),
-            mass=np.zeros((NUM_BLOCKS, d_sae, num_labels)),
-            null_mass=np.zeros((max(0, len(self.labels) - 1), d_sae, num_labels)),
-        )
+            own = baseline.labels.numpy().astype(null.dtype)
+            self.labels = torch.from_numpy(np.stack([own, *null])).to(device)
 
-    def add(self, rows: Rows, errors: distortion.RowErrors, fired: _Fired) -> None:
-        of_document, documents, latents = rows.document, self.documents, self.latents
-        np.add.at(documents.num_tokens, of_document, 1.0)
-        np.add.at(documents.squared_error, of_document, _numpy(errors.squared_error))
-        np.add.at(
-            documents.squared_deviation, of_document, _numpy(errors.squared_deviation)
-        )
-        np.add.at(documents.cosine, of_document, _numpy(errors.cosine))
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
 
-        document, latent = of_document[fired.row], fired.latent
-        block, size = self.block[document], np.abs(fired.value.astype(np.float64))
-        np.add.at(documents.num_firings, document, 1.0)
+        self.of_documents = zeros(len(baseline.documents), 3)
+        self.num_with_l0 = zeros(d_sae + 1, dtype=torch.int64)
+        self.num_fired = zeros(NUM_BLOCKS * d_sae, dtype=torch.int64)
+        self.sum_acts, self.max_acts = zeros(d_sae), zeros(d_sae)
+        self.mass = zeros(NUM_BLOCKS * d_sae * self.num_labels)
+        self.null_mass = zeros(NUM_PERMUTATIONS * d_sae * self.num_labels)
+
+    def add(self, batch: Batch) -> None:
+        latent, size, d_sae = batch.latent, batch.size, len(self.sum_acts)
+        score = torch.zeros(len(batch.x), dtype=torch.float64, device=latent.device)
         if self.score is not None:
-            np.add.at(documents.score, document, self.score[latent])
-        d_sae = len(latents.sum_acts)
-        place = block * d_sae + latent
-        np.add.at(latents.num_fired.reshape(-1), place, 1)
-        np.add.at(latents.sum_acts, latent, size)
-        np.maximum.at(latents.max_acts, latent, size)
-        num_labels = latents.mass.shape[2]
-        for index, labels in enumerate(self.labels):
-            label = labels[rows.position][fired.row]
-            if index == 0:
-                np.add.at(latents.mass.reshape(-1), place * num_labels + label, size)
-            else:
-                mass = latents.null_mass[index - 1].reshape(-1)
-                np.add.at(mass, latent * num_labels + label, size)
+            add_at(score, batch.row, self.score[latent])
+        add_at(self.num_with_l0, batch.num_firings, torch.ones_like(batch.num_firings))
+        columns = (torch.ones_like(score), batch.num_firings.double(), score)
+        add_at(self.of_documents, batch.document, torch.stack(columns, dim=1))
+
+        block = batch.document % NUM_BLOCKS
+        place = block[batch.row] * d_sae + latent
+        add_at(self.num_fired, place, torch.ones_like(place))
+        add_at(self.sum_acts, latent, size)
+        self.max_acts.scatter_reduce_(0, latent, size, "amax")
+        if self.labels is not None:
+            label, *null = self.labels[:, batch.position][:, batch.row].long()
+            add_at(self.mass, place * self.num_labels + label, size)
+            for index, dealt in enumerate(null):
+                here = (index * d_sae + latent) * self.num_labels + dealt
+                add_at(self.null_mass, here, size)
+
+    def documents(self) -> DocumentSums:
+        return DocumentSums(*self.of_documents.t().cpu().numpy())
+
+    def latents(self) -> LatentSums:
+        d_sae = len(self.sum_acts)
+        return LatentSums(
+            num_fired=self.num_fired.view(NUM_BLOCKS, d_sae).cpu().numpy(),
+            sum_acts=self.sum_acts.cpu().numpy(),
+            max_acts=self.max_acts.cpu().numpy(),
+            mass=self.mass.view(NUM_BLOCKS, d_sae, -1).cpu().numpy(),
+            null_mass=self.null_mass.view(NUM_PERMUTATIONS, d_sae, -1).cpu().numpy(),
+        )
 
 
 class _Sampler:
     """The codes of the first rows, and the errors of some of these."""
 
-    def __init__(self, num_rows: int, *, d_sae: int) -> None:
-        self.num_rows, self.d_sae = num_rows, d_sae
+    def __init__(
+        self, num_rows: int, *, d_sae: int, mean: Float64[Tensor, " d_in"]
+    ) -> None:
+        self.num_rows, self.d_sae, self.mean = num_rows, d_sae, mean
         self.every = -(-num_rows // _PROBES)
         self.seen = 0
         self.document: list[Int64[np.ndarray, " row"]] = []
-        self.fired: list[_Fired] = []
+        self.fired: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.probe: list[Int64[np.ndarray, " probe"]] = []
         self.error: list[Float[Tensor, "probe d_in"]] = []
         self.squared_deviation = 0.0
 
-    def add(
-        self,
-        rows: Rows,
-        errors: distortion.RowErrors,
-        fired: _Fired,
-        *,
-        error: Float[Tensor, "row d_in"],
-    ) -> None:
-        taken = min(self.num_rows - self.seen, len(rows.document))
+    def add(self, batch: Batch) -> None:
+        taken = min(self.num_rows - self.seen, len(batch.x))
         if taken == 0:
             return
-        stop = np.searchsorted(fired.row, taken)
-        self.document.append(rows.document[:taken])
-        self.fired.append(
-            _Fired(
-                fired.row[:stop] + self.seen, fired.latent[:stop], fired.value[:stop]
-            )
+        stop = int(torch.searchsorted(batch.row, taken))
+        self.document.append(batch.rows.document[:taken])
+        row, latent, value = (
+            part[:stop].cpu().numpy() for part in (batch.row, batch.latent, batch.value)
         )
+        self.fired.append((row + self.seen, latent, value))
         probe = np.arange(-self.seen % self.every, taken, self.every)
         self.probe.append(probe + self.seen)
-        self.error.append(error[torch.from_numpy(probe).to(error.device)])
-        for deviation in _numpy(errors.squared_deviation)[probe]:
-            self.squared_deviation += float(deviation)
+        here = torch.from_numpy(probe).to(batch.x.device)
+        x = batch.x[here]
+        self.error.append(x - batch.x_hat[here])
+        for deviation in (x.double() - self.mean).square().sum(1).tolist():
+            self.squared_deviation += deviation
         self.seen += taken
 
     def sample(self) -> Sample:
+        row, latent, value = (
+            np.concatenate(parts) for parts in zip(*self.fired, strict=True)
+        )
         codes = rate.Codes(
             document=np.concatenate(self.document),
-            row=np.concatenate([part.row for part in self.fired]),
-            latent=np.concatenate([part.latent for part in self.fired]),
-            value=np.concatenate([part.value for part in self.fired]),
+            row=row,
+            latent=latent,
+            value=value,
             d_sae=self.d_sae,
         )
         return Sample(
@@ -239,7 +236,3 @@ class _Sampler:
                 squared_deviation=self.squared_deviation,
             ),
         )
-
-
-def _numpy(values: Float64[Tensor, " row"]) -> Float64[np.ndarray, " row"]:
-    return values.cpu().numpy()

@@ -72,7 +72,7 @@ DOCUMENTS = np.arange(100, 105)
 
 def splice(
     share: float, lm: LookupLM, batches: list[Sequences], num_seqs: int = 10
-) -> fidelity.DocumentLosses:
+) -> fidelity.Splices:
     return fidelity.splices(
         Shrinking(share),
         lm,
@@ -81,33 +81,77 @@ def splice(
         documents=DOCUMENTS,
         num_seqs=num_seqs,
         batch_seqs=4,
+        seed=0,
     )
 
 
-def ablate(lm: LookupLM, batch: Sequences) -> fidelity.DocumentLosses:
+def ablate(
+    lm: LookupLM, batches: list[Sequences], others: Tensor | None = None, seed: int = 0
+) -> fidelity.Ablations:
     return fidelity.ablations(
         lm,
-        [batch],
+        batches,
         hook="only",
         mean=torch.ones(D_IN),
+        others=torch.zeros(1, D_IN) if others is None else others,
         documents=DOCUMENTS,
         num_seqs=10,
         batch_seqs=4,
+        seed=seed,
     )
 
 
+def cut(batch: Sequences, sizes: tuple[int, ...]) -> list[Sequences]:
+    parts = zip(*(part.split(sizes) for part in batch), strict=True)
+    return [Sequences(*part) for part in parts]
+
+
 def test_a_perfect_reconstruction_loses_nothing(lm: LookupLM, batch: Sequences) -> None:
-    found, clean = splice(1.0, lm, [batch]), ablate(lm, batch)
-    assert np.array_equal(found.sums[:, fidelity.CE], clean.sums[:, fidelity.CLEAN])
-    assert np.array_equal(found.sums[:, fidelity.KL], np.zeros(5))
-    assert np.array_equal(found.sums[:, fidelity.TOP1_AGREE], found.num_tokens)
+    found, clean = splice(1.0, lm, [batch]), ablate(lm, [batch])
+    assert np.array_equal(found.ce, clean.clean)
+    assert np.array_equal(found.kl, np.zeros(5))
+    assert np.array_equal(found.kl_noise, np.zeros(5))
+    assert np.array_equal(found.top1_agree, found.num_tokens)
 
 
 def test_a_reconstruction_of_zero_is_the_zero_ablation(
     lm: LookupLM, batch: Sequences
 ) -> None:
-    found, ablated = splice(0.0, lm, [batch]), ablate(lm, batch)
-    assert np.array_equal(found.sums[:, fidelity.CE], ablated.sums[:, fidelity.ZERO])
+    assert np.array_equal(splice(0.0, lm, [batch]).ce, ablate(lm, [batch]).zero)
+
+
+def test_each_ablation_replaces_by_its_own_rows(lm: LookupLM, batch: Sequences) -> None:
+    found = ablate(lm, [batch], others=torch.ones(3, D_IN))
+    assert np.array_equal(found.resample, found.mean)
+    assert not np.array_equal(found.zero, found.mean)
+    found = ablate(lm, [batch], others=torch.zeros(3, D_IN))
+    assert np.array_equal(found.resample, found.zero)
+
+
+def test_resampled_rows_follow_from_the_seed_and_not_from_the_batches(
+    lm: LookupLM, batch: Sequences
+) -> None:
+    whole = ablate(lm, [batch], others=lm.table).resample
+    parts = ablate(lm, cut(batch, (1, 7, 2)), others=lm.table).resample
+    assert parts == pytest.approx(whole, rel=1e-6)
+    other = ablate(lm, [batch], others=lm.table, seed=1).resample
+    assert not np.allclose(other, whole, rtol=1e-3)
+
+
+def test_the_random_error_is_as_long_as_that_of_the_sae(
+    lm: LookupLM, batch: Sequences
+) -> None:
+    seen: list[Tensor] = []
+
+    class Spy(LookupLM):
+        def logits_replaced(self, tokens: Tensor, hook: str, x_hat: Tensor) -> Tensor:
+            seen.append(x_hat)
+            return super().logits_replaced(tokens, hook, x_hat)
+
+    splice(0.5, Spy(lm.table, lm.unembedding), [batch])
+    x, spliced, noisy = batch.x, torch.cat(seen[0::2]), torch.cat(seen[1::2])
+    assert not torch.allclose(noisy, spliced)
+    torch.testing.assert_close((x - noisy).norm(dim=-1), (x - spliced).norm(dim=-1))
 
 
 def test_the_clean_loss_is_the_cross_entropy_of_unmasked_tokens(
@@ -117,8 +161,8 @@ def test_the_clean_loss_is_the_cross_entropy_of_unmasked_tokens(
         lm.logits(batch.tokens)[:, 1:-1].reshape(-1, VOCAB),
         batch.tokens[:, 2:].reshape(-1),
     )
-    found = ablate(lm, batch)
-    pooled = found.sums[:, fidelity.CLEAN].sum() / found.num_tokens.sum()
+    found = ablate(lm, [batch])
+    pooled = found.clean.sum() / found.num_tokens.sum()
     assert found.num_tokens.sum() == 10 * (CTX - 2)
     assert pooled == pytest.approx(float(expected), rel=1e-6)
 
@@ -130,14 +174,16 @@ def test_kl_is_that_of_the_clean_to_the_spliced_predictions(
     other = (batch.x[:, 1:-1] / 2 @ lm.unembedding).double().log_softmax(-1)
     expected = (clean.exp() * (clean - other)).sum(-1).mean()
     found = splice(0.5, lm, [batch])
-    pooled = found.sums[:, fidelity.KL].sum() / found.num_tokens.sum()
+    pooled = found.kl.sum() / found.num_tokens.sum()
     assert pooled == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_impossible_tokens_leave_kl_finite(lm: LookupLM, batch: Sequences) -> None:
     lm.unembedding[:, 3] = 0
     lm.unembedding[0, 3] = -1e4
-    assert np.isfinite(splice(0.5, lm, [batch]).sums).all()
+    found = splice(0.5, lm, [batch])
+    assert np.isfinite(found).all()
+    assert found.kl.sum() > 0
 
 
 def test_masked_tokens_are_not_replaced(lm: LookupLM, batch: Sequences) -> None:
@@ -152,20 +198,18 @@ def test_masked_tokens_are_not_replaced(lm: LookupLM, batch: Sequences) -> None:
             return super().logits_replaced(tokens, hook, x_hat)
 
     splice(0.0, Spy(lm.table, lm.unembedding), [marked])
-    replaced = torch.cat(seen)
+    replaced = torch.cat(seen[0::2])
     assert (replaced[:, 5] == 0).all()
     kept = [pos for pos in range(CTX) if pos != 5]
-    assert torch.equal(replaced[:, kept], marked.x[:, kept])
+    for spliced in (replaced, torch.cat(seen[1::2])):
+        assert torch.equal(spliced[:, kept], marked.x[:, kept])
 
 
 def test_batches_leave_no_trace(lm: LookupLM, batch: Sequences) -> None:
-    uneven = [
-        Sequences(*(part[start:stop] for part in batch))
-        for start, stop in ((0, 1), (1, 8), (8, 10))
-    ]
-    whole, parts = splice(0.5, lm, [batch]), splice(0.5, lm, uneven)
-    assert np.allclose(whole.sums, parts.sums, rtol=1e-6)
+    whole, parts = splice(0.5, lm, [batch]), splice(0.5, lm, cut(batch, (1, 7, 2)))
     assert np.array_equal(whole.num_tokens, parts.num_tokens)
+    for one, other in zip(whole, parts, strict=True):
+        assert other == pytest.approx(one, rel=1e-6)
 
 
 def test_only_the_first_sequences_are_read(lm: LookupLM, batch: Sequences) -> None:

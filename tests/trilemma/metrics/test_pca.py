@@ -68,6 +68,14 @@ def test_rows_that_do_not_vary_have_no_rate() -> None:
     assert curve.rate_bits.tolist() == [0.0]
 
 
+def test_equal_rows_beside_the_mean_end_the_curve_without_a_rate() -> None:
+    rows = torch.ones(10, 3)
+    mean = torch.full((3,), 0.9, dtype=torch.float64)
+    curve = pca.rate_curve(pca.fit(rows, mean=mean), rows)
+    assert len(curve.width) < 200
+    assert curve.rate_bits.max() == 0
+
+
 def test_rows_of_few_values_end_the_curve() -> None:
     rows = torch.eye(3).repeat(4, 1)
     curve = pca.rate_curve(pca.fit(rows, mean=rows.double().mean(0)), rows)
