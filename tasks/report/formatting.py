@@ -53,6 +53,7 @@ def recipe(scalar: Scalar | None) -> str:
     if scalar is None:
         return "not measured"
     parts = [
+        "" if scalar.reason is None else f"undefined: {scalar.reason}",
         "" if scalar.unit in ("", "1") else f"unit: {scalar.unit}",
         f"method: {scalar.method}",
         f"n: {scalar.n:,}",

@@ -25,6 +25,7 @@ def scalar(
         method="bootstrap over documents",
         metric_version=1,
         seed=0,
+        reason="the ablation costs nothing" if value is None else None,
     )._asdict()
 
 

@@ -99,27 +99,33 @@ def scores(
     """
     table = _table(judgements)
     tp, fp, fn, n, explained, total = table.T
+    neither = "the latent is silent, and the explanation picks nothing"
+    silent = "the latent fires on no scored token"
     columns = {
-        "predicate_f1": (2 * tp, 2 * tp + fp + fn),
-        "precision": (tp, tp + fp),
-        "recall": (tp, tp + fn),
-        "explained_share": (explained, total),
-        "always_f1": (2 * (tp + fn), n + tp + fn),
+        "predicate_f1": (2 * tp, 2 * tp + fp + fn, neither),
+        "precision": (tp, tp + fp, "the explanation picks no scored token"),
+        "recall": (tp, tp + fn, silent),
+        "explained_share": (explained, total, silent),
+        "always_f1": (2 * (tp + fn), n + tp + fn, "no token was scored"),
     }
     ratios = intervals.bootstrap_ratios(
-        np.stack([num for num, _ in columns.values()], axis=1),
-        np.stack([den for _, den in columns.values()], axis=1),
+        np.stack([num for num, _, _ in columns.values()], axis=1),
+        np.stack([den for _, den, _ in columns.values()], axis=1),
         num_resamples=num_resamples,
         seed=seed,
     )
     found = dict(zip(columns, ratios, strict=True))
+    reasons = {name: reason for name, (_, _, reason) in columns.items()}
     found["auroc"] = _auroc(table, num_resamples=num_resamples, seed=seed)
+    reasons["auroc"] = "the latent fires on all scored tokens or on none"
     found["shuffled_f1"] = intervals.UNDEFINED
+    reasons["shuffled_f1"] = "no other latent was explained"
     if shuffled is not None:
         tp, fp, fn, *_ = _table(shuffled).T
         found["shuffled_f1"] = intervals.bootstrap_ratio(
             2 * tp, 2 * tp + fp + fn, num_resamples=num_resamples, seed=seed
         )
+        reasons["shuffled_f1"] = neither
     return {
         name: Scalar(
             *interval,
@@ -128,6 +134,7 @@ def scores(
             method="documents of the score split; bootstrap over documents",
             metric_version=METRIC_VERSION,
             seed=seed,
+            reason=reasons[name] if interval.value is None else None,
         )
         for name, interval in found.items()
     }
