@@ -13,6 +13,7 @@ __all__ = [
     "lm",
     "metrics",
     "sae",
+    "theory",
     "toy",
     "training",
 ]

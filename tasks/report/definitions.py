@@ -59,14 +59,14 @@ METRICS = (
     Definition(
         "merging_saved_bits",
         "Rate",
-        "lower",
+        "",
         "Bits that latents of their own would save for pairs that fire together, each "
         "latent in one pair at most.",
     ),
     Definition(
         "mergeable_fraction",
         "Rate",
-        "lower",
+        "",
         "Share of latents with a partner for which a latent for both would save bits.",
     ),
     Definition(

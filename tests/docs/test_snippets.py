@@ -86,6 +86,12 @@ def test_python_of_the_stores_format_reads_bfloat16(checkout, documents):
     assert names["x"].dtype == torch.bfloat16
 
 
+def test_python_of_the_theory_gives_a_tax(documents):
+    names = run(documents["docs/theory.md"], {})
+    assert names["tax"] == pytest.approx(16 * 0.08 - (1 - 0.88**8))
+    assert names["lost"] == pytest.approx(names["tax"])
+
+
 def run(text, names):
     """Run the Python blocks of a document in order, as in one notebook."""
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):

@@ -10,7 +10,7 @@ from scipy import sparse
 from trilemma import matching
 from trilemma.theory import splitting
 
-_BLOCK_PAIRS = 1 << 22
+_BLOCK_PAIRS = 1 << 20
 """Most pairs of latents whose counts are held at once (about 50 MiB)."""
 _LEAST_ERRORS = 3
 """Standard errors by which a pair must meet more often than by chance: ten times."""

@@ -1,8 +1,8 @@
 """Two concepts, two latents, one active at a time: sparse, and wrong.
 
-The mixing weight and the worked point are those of Chanin and Garriga-Alonso's toy of
-two correlated features; the distortions are derived here. Concepts are orthonormal and
-the decoder has no bias.
+The mixing weight and the worked point are those of Chanin and Garriga-Alonso 2025
+(Sparse but wrong, arXiv 2508.16560), who study two correlated features; the distortions
+are derived here. Concepts are orthonormal and the decoder has no bias.
 """
 
 import math
@@ -55,7 +55,7 @@ def mixed(pure_weight: float, *, only_rarer: float, both: float) -> float:
     """Return the distortion if the mixed latent has weight alpha on the rarer concept.
 
     Its slope at alpha = 1 is `2 q`, so wherever both concepts are ever present the
-    true dictionary is not even a local optimum (Chanin and Garriga-Alonso's toy; the
+    true dictionary is not even a local optimum (Chanin and Garriga-Alonso 2025; the
     formula is derived here).
     """
     length = math.hypot(pure_weight, 1 - pure_weight)

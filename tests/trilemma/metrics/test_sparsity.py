@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -153,6 +154,16 @@ def test_a_measure_meets_the_axioms_that_it_should_and_no_others(name: str) -> N
 
 def test_there_are_sixteen_measures() -> None:
     assert len(sparsity.MEASURES) == len(TRUTH) == 16
+
+
+def test_the_documents_have_the_same_table() -> None:
+    documented = {}
+    for line in Path("docs/theory.md").read_text().splitlines():
+        name, *ticks = [cell.strip(" `") for cell in line.strip("|").split("|")]
+        if name in TRUTH:
+            assert len(ticks) == len(AXIOMS)
+            documented[name] = set(itertools.compress(AXIOMS, ticks))
+    assert documented == TRUTH
 
 
 def test_negated_entropy_would_meet_three_axioms() -> None:

@@ -23,7 +23,7 @@ from trilemma.theory import splitting
         (0.5, 0.5332, 1.066, 0.767),
     ],
 )
-def test_the_boundary_has_its_published_values(
+def test_the_boundary_has_its_known_values(
     p: float, correlation: float, ratio: float, together: float
 ) -> None:
     found = splitting.boundary_correlation(p)

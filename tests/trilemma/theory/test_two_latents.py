@@ -43,7 +43,7 @@ def test_the_worked_point() -> None:
 
 
 @given(shares, shares, shares)
-def test_the_formulas_are_the_published_ones(
+def test_the_stable_formulas_are_the_plain_ones(
     first: float, second: float, both: float
 ) -> None:
     found = two_latents(only_first=first, only_second=second, both=both)
