@@ -3,8 +3,8 @@
 Each batch is first encoded and decoded by the SAE itself, then coded as the pass does
 it (without the zeros of a TopK code), then shown to the pass, so all three take turns
 within every second and share what else the machine does. The pass has every streaming
-metric that needs no LM. What `evaluate` does after it (bootstraps, entropies, bin widths,
-and the PCA control, on the first batch alone) is timed apart. Peak memory is that of
+metric that needs no LM. What `evaluate` does after it (bootstraps, entropies, the bin
+width, the PCA control on the first batch alone) is timed apart. Peak memory is that of
 processes of their own.
 """
 
