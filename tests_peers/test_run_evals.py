@@ -190,8 +190,9 @@ SAME = {
     "relative_reconstruction_bias": "gamma",
     "density": "density",
 }
-"""SAELens's names of what is measured alike, and ours. It takes the two last but one
-and the `_legacy` batch by batch and we pool them, so here it reads one batch."""
+"""SAELens's names of what is measured alike, and ours. It takes the mean over batches of
+`relative_reconstruction_bias`, and of the means in `explained_variance_legacy`; we pool
+them, so here it reads one batch."""
 
 
 def test_what_is_defined_alike_agrees(
@@ -212,6 +213,18 @@ def test_zero_ablation_agrees_where_no_token_is_left_out(
     our = ours(sae, lm, inner, special=[])
     assert our["ce_zero"] == pytest.approx(their["ce_loss_with_ablation"], rel=1e-3)
     assert our["ce_recovered_zero"] == pytest.approx(their["ce_loss_score"], rel=1e-3)
+
+
+def test_a_share_of_an_ablation_that_helps_is_undefined_here_and_a_number_there(
+    sae: SAE, lm: Hooked, tmp_path: Path
+) -> None:
+    # Of tokens drawn evenly an LM of random weights knows less than nothing.
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(1, VOCAB, (NUM_SEQS, CTX), generator=generator)
+    their = theirs(sae, lm, drawn, tmp_path, special=[])
+    assert their["ce_loss_with_ablation"] < their["ce_loss_without_sae"]
+    assert np.isfinite(their["ce_loss_score"])
+    assert ours(sae, lm, drawn, special=[])["ce_recovered_zero"] is None
 
 
 def test_saelens_ablates_the_tokens_too_that_it_leaves_out_elsewhere(

@@ -34,7 +34,43 @@ METRICS = (
         "more than the tolerance.",
     ),
     Definition("l0", "Rate", "lower", "Mean number of latents that fire on a token."),
+    *(
+        Definition(
+            f"l0_p{percent}",
+            "Rate",
+            "",
+            f"{percent} % of the tokens fire no more latents than this.",
+        )
+        for percent in (5, 50, 95)
+    ),
     Definition("density", "Rate", "", "Mean share of tokens on which a latent fires."),
+    *(
+        Definition(
+            f"density_p{percent}",
+            "Rate",
+            "",
+            f"{percent} % of the live latents have no more density than this.",
+        )
+        for percent in (5, 50, 95)
+    ),
+    *(
+        definition
+        for percent in (1, 10)
+        for definition in (
+            Definition(
+                f"dense_{percent}pct_fraction",
+                "Rate",
+                "",
+                f"Share of latents that fire on more than {percent} % of the tokens.",
+            ),
+            Definition(
+                f"dense_{percent}pct_firing_fraction",
+                "Rate",
+                "",
+                f"Share of all firings that are of latents denser than {percent} %.",
+            ),
+        )
+    ),
     Definition(
         "gini",
         "Rate",
@@ -76,8 +112,38 @@ METRICS = (
         "Fraction of variance unexplained: squared error over the total squared "
         "distance from the mean activation.",
     ),
+    Definition("ev", "Distortion", "higher", "Explained variance: 1 - fvu."),
+    Definition(
+        "ev_uncentred",
+        "Distortion",
+        "higher",
+        "1 less the squared error over the squared norm: the mean activation as "
+        "prediction scores well here. For comparison with tools that report it.",
+    ),
+    Definition(
+        "ev_ratio_mean",
+        "Distortion",
+        "higher",
+        "Explained variance token by token, then the mean: a few huge activations "
+        "count no more than others. For comparison with tools that report it.",
+    ),
+    Definition(
+        "ev_dl",
+        "Distortion",
+        "higher",
+        "Explained variance of which a constant error takes nothing away. For "
+        "comparison with tools that report it.",
+    ),
     Definition(
         "mse", "Distortion", "lower", "Mean over tokens of the squared error's sum."
+    ),
+    Definition("mse_per_dim", "Distortion", "lower", "The same over dimensions too."),
+    Definition(
+        "gamma",
+        "Distortion",
+        "",
+        "Shrinkage: the factor by which the reconstruction is too short, 1 where it "
+        "is not.",
     ),
     Definition(
         "cos",
@@ -92,6 +158,7 @@ METRICS = (
         "Rise of the LM's cross-entropy when the reconstruction takes the place of "
         "the activation.",
     ),
+    Definition("delta_ce_bits", "Fidelity", "lower", "delta_ce in bits."),
     Definition("ce_clean", "Fidelity", "", "Cross-entropy of the untouched LM."),
     Definition(
         "ce_sae", "Fidelity", "lower", "Cross-entropy with the reconstruction in place."
@@ -106,6 +173,13 @@ METRICS = (
         "Cross-entropy with the mean activation in place of activations.",
     ),
     Definition(
+        "ce_resample",
+        "Fidelity",
+        "",
+        "Cross-entropy with activations of training tokens, drawn at random, in place "
+        "of activations.",
+    ),
+    Definition(
         "ce_recovered_zero",
         "Fidelity",
         "higher",
@@ -118,11 +192,31 @@ METRICS = (
         "Share of the cross-entropy lost by mean-ablation that the SAE wins back.",
     ),
     Definition(
+        "ce_recovered_resample",
+        "Fidelity",
+        "higher",
+        "Share of the cross-entropy lost by resample-ablation that the SAE wins back.",
+    ),
+    Definition(
         "kl",
         "Fidelity",
         "lower",
         "Mean Kullback-Leibler divergence of the spliced LM's next-token "
         "distribution from the clean one's.",
+    ),
+    Definition(
+        "kl_noise",
+        "Fidelity",
+        "",
+        "The same divergence for activations plus an error as long as the SAE's, in a "
+        "random direction.",
+    ),
+    Definition(
+        "kl_noise_ratio",
+        "Fidelity",
+        "lower",
+        "kl over kl_noise: above 1, the SAE's error hurts the LM more than a random "
+        "one of equal norm.",
     ),
     Definition(
         "top1_agree",

@@ -27,6 +27,7 @@ _FAMILY = pa.schema(
         ("method", pa.string()),
         ("metric_version", pa.int64()),
         ("seed", pa.int64()),
+        ("reason", pa.string()),
     ]
 )
 _INTEGERS = ("latent", "num_fired", "best_feature")

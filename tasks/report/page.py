@@ -79,6 +79,7 @@ def _index(report: Report) -> str:
             columns=tables.columns(subjects),
             family=tables.family(subjects),
             groups=tables.full(subjects),
+            undefined=tables.undefined(subjects),
             subjects=subjects,
             controls=tables.controls(report),
             scatters=scatters,

@@ -37,6 +37,15 @@ class MetricGroup(NamedTuple):
     """(what it is, its unit, one cell for each subject)."""
 
 
+class UndefinedRow(NamedTuple):
+    """One metric that has no value."""
+
+    metric: str
+    reason: str
+    names: tuple[str, ...]
+    """The SAEs and controls for which that is so."""
+
+
 class ControlRow(NamedTuple):
     """One SAE beside the controls on equal terms."""
 
@@ -132,6 +141,19 @@ def full(subjects: Sequence[Subject]) -> list[MetricGroup]:
             ),
         )
         for group in dict.fromkeys(metric.group for metric in metrics)
+    ]
+
+
+def undefined(subjects: Sequence[Subject]) -> list[UndefinedRow]:
+    """Return what has no value and why, with all to whom the same thing happened."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for subject in subjects:
+        for metric, scalar in subject.metrics.items():
+            if scalar.reason is not None:
+                names.setdefault((metric, scalar.reason), []).append(subject.name)
+    return [
+        UndefinedRow(metric, reason, tuple(found))
+        for (metric, reason), found in names.items()
     ]
 
 

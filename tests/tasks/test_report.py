@@ -120,6 +120,23 @@ def test_missing_values_are_shown_as_a_dash(tmp_path: Path) -> None:
     row = re.search(r">ce_recovered_mean<.*?</tr>", page, flags=re.DOTALL)
     assert row is not None
     assert re.findall(r'class="value">(.*?)<', row[0]) == [formatting.MISSING] * 3
+    assert 'title="undefined: the ablation costs nothing; ' in row[0]
+
+
+def test_what_is_undefined_is_listed_with_its_reason(tmp_path: Path) -> None:
+    page = index(report(), tmp_path)
+    found = re.search(r'<ul id="undefined">(.*?)</ul>', page, flags=re.DOTALL)
+    assert found is not None
+    assert re.sub(r"<.*?>", "", found[1]).split("\n") == [
+        "",
+        "ce_recovered_mean of topk-k16, topk-k32: the ablation costs nothing",
+        "",
+    ]
+
+
+def test_a_family_whose_numbers_are_all_defined_lists_none(tmp_path: Path) -> None:
+    whole = member(metrics={"fvu": scalar(0.3)})
+    assert 'id="undefined"' not in index(report(whole), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +278,8 @@ def test_the_family_table_has_a_row_for_each_scalar(tmp_path: Path) -> None:
         ("pca", "rate_bits", 100.0),
         ("frozen_random", "fvu", 0.7),
     ]
+    reasons = [row["reason"] for row in rows if row["value"] is None]
+    assert reasons == ["the ablation costs nothing"]
 
 
 def test_what_is_undefined_of_a_latent_is_null_in_parquet(tmp_path: Path) -> None:

@@ -121,6 +121,21 @@ def test_every_score_states_its_recipe() -> None:
         assert scalar.ci_low is None
 
 
+@pytest.mark.parametrize("fires", [True, False])
+def test_an_undefined_score_says_why(fires: bool) -> None:
+    # Nothing is picked; the latent fires on all ten tokens, or on none.
+    judgement = Judgement(1, 0, 0, 10 if fires else 0, 10, 0.0, 5.0 if fires else 0.0)
+    found = scores([judgement], shuffled=None, num_resamples=9, seed=0)
+    for scalar in found.values():
+        assert (scalar.value is None) == (scalar.reason is not None)
+    assert found["precision"].reason == "the explanation picks no scored token"
+    assert found["shuffled_f1"].reason == "no other latent was explained"
+    both = "the latent fires on all scored tokens or on none"
+    assert found["auroc"].reason == both
+    silent = None if fires else "the latent fires on no scored token"
+    assert found["recall"].reason == silent
+
+
 def test_a_document_on_both_sides_of_the_split_is_refused(rows: Rows) -> None:
     document = min(rows.documents(SCORE))
     split = rows.split.copy()
