@@ -190,9 +190,9 @@ SAME = {
     "relative_reconstruction_bias": "gamma",
     "density": "density",
 }
-"""SAELens's names of what is measured alike, and ours. It takes the mean over batches of
-`relative_reconstruction_bias`, and of the means in `explained_variance_legacy`; we pool
-them, so here it reads one batch."""
+"""SAELens's names of what is measured alike, and ours. Its bias of reconstruction is a
+mean over batches and its legacy variance is about the mean of each batch; ours pool all
+rows, so here it reads one batch."""
 
 
 def test_what_is_defined_alike_agrees(
