@@ -120,6 +120,24 @@ def test_latents_that_overlap_are_merged_with_one_partner_alone() -> None:
     assert pairs.matched.tolist() == [1, 0, 3, 2]
 
 
+def test_a_latent_whose_best_partner_is_taken_gets_another() -> None:
+    star = Supports.of(
+        {(): 0.82, (2, 3): 0.08, (0, 2): 0.04, (1, 2): 0.04, (0, 1): 0.02},
+        num_concepts=4,
+    )
+    pairs = measured(sampled([star])).pairs()
+    assert pairs.best.tolist() == [2, 2, 3, 2]
+    assert pairs.matched.tolist() == [1, 0, 3, 2]
+
+
+def test_rows_of_different_batches_are_not_taken_for_one() -> None:
+    acts = torch.zeros(2000, 2)
+    acts[:500:5, 0] = 1
+    acts[500:1000:5, 1] = 1
+    pairs = measured(acts, sizes=[500] * 4).pairs()
+    assert pairs.best.tolist() == [0, 1]
+
+
 def test_independent_latents_have_nothing_to_merge() -> None:
     alone = [Supports.of({(): 1 - p, (0,): p}, num_concepts=1) for p in (0.1, 0.2, 0.3)]
     found = measured(sampled(alone))
