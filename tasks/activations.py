@@ -12,7 +12,7 @@ from tasks import corpus, lm
 from tasks.corpus import SPLITS, Split
 from tasks.harvesting import Documents, Source, Tokens
 from tasks.plan import Plan, Step
-from trilemma import batch_size, toy
+from trilemma import batch_size, toys
 from trilemma import harvest as library
 from trilemma import lm as models
 from trilemma.config import TOY_HOOK
@@ -142,13 +142,13 @@ def _toy(config: Toy) -> Opened:
 
     def source(split: Split) -> Source:
         def tokens(span: slice) -> Tokens:
-            drawn = toy.sample(config, split=split, **_span(span, config.ctx))
+            drawn = toys.sample(config, split=split, **_span(span, config.ctx))
             found: Tokens = drawn.strongest.to(torch.int32).view(-1, config.ctx).numpy()
             return found
 
         def batches(span: slice) -> Iterator[Mapping[str, Tensor]]:
             yield {
-                TOY_HOOK: toy.sample(config, split=split, **_span(span, config.ctx)).x
+                TOY_HOOK: toys.sample(config, split=split, **_span(span, config.ctx)).x
             }
 
         return Source(

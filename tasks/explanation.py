@@ -17,7 +17,7 @@ from storage import durable
 from tasks import environment, evaluation, interruption, lm, progress, stage, training
 from tasks.plan import Plan, Step
 from trilemma import explanation as library
-from trilemma import toy
+from trilemma import toys
 from trilemma.lm import load_tokenizer
 from trilemma.sequences import Sequences
 
@@ -110,7 +110,7 @@ def _acts(plan: Plan, step: Step, latents: Sequence[int]) -> npt.NDArray[np.floa
 def _token_text(plan: Plan) -> list[str]:
     """Return the text of each token id; for a toy, the strongest feature's name."""
     if plan.run.toy is not None:
-        return toy.token_text(plan.run.toy)
+        return toys.token_text(plan.run.toy)
     tokenizer = load_tokenizer(lm.folder(plan))
     return list(tokenizer.batch_decode([[i] for i in range(len(tokenizer))]))
 

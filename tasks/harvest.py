@@ -24,7 +24,7 @@ from tasks.corpus import SPLITS, Split
 from tasks.harvesting import Progress, Settings
 from tasks.plan import Plan
 from tasks.workers import Share
-from trilemma import toy
+from trilemma import toys
 from trilemma.config.stages import Compute
 
 _FEATURES = "features.npy"
@@ -75,7 +75,7 @@ def _body(work: stage.Work) -> None:
                 _tell(split, hook, found)
     if plan.run.toy is not None:
         with durable.replacing(target / _FEATURES) as aside, aside.open("wb") as file:
-            np.save(file, toy.features(plan.run.toy).numpy())
+            np.save(file, toys.features(plan.run.toy).numpy())
     work.commit(step, known)
     forget_commits(step.location.place)
 

@@ -14,6 +14,6 @@ __all__ = [
     "metrics",
     "sae",
     "theory",
-    "toy",
+    "toys",
     "training",
 ]

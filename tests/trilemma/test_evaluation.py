@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trilemma import evaluation, toy
+from trilemma import evaluation, toys
 from trilemma.config.sources import Toy
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import sparsity
@@ -80,7 +80,7 @@ def source() -> Toy:
 @pytest.fixture
 def rows(source: Toy) -> Sequences:
     """Return held-out rows of a toy; a token is the strongest feature."""
-    found = toy.sample(source, split="eval", start=0, num=128 * CTX)
+    found = toys.sample(source, split="eval", start=0, num=128 * CTX)
     return Sequences(
         tokens=found.strongest.reshape(128, CTX),
         document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
@@ -91,7 +91,7 @@ def rows(source: Toy) -> Sequences:
 
 @pytest.fixture
 def features(source: Toy) -> Tensor:
-    return toy.features(source)
+    return toys.features(source)
 
 
 def prepare(

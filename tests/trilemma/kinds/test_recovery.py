@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from tests.trilemma.kinds.samples import CONFIGS, start_of
-from trilemma import toy
+from trilemma import toys
 from trilemma.config.saes import Training
 from trilemma.config.sources import Toy
 from trilemma.training import Member
@@ -33,7 +33,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 @functools.lru_cache(maxsize=3)
 def rows(seed: int) -> torch.Tensor:
     config = TOY.model_copy(update={"seed": seed})
-    return toy.sample(config, split="train", start=0, num=STEPS * BATCH).x
+    return toys.sample(config, split="train", start=0, num=STEPS * BATCH).x
 
 
 def mean_max_cosine(name: str, seed: int) -> float:
@@ -50,7 +50,7 @@ def mean_max_cosine(name: str, seed: int) -> float:
     )
     for batch in x.split(BATCH):
         member.step(batch)
-    features = toy.features(TOY.model_copy(update={"seed": seed}))
+    features = toys.features(TOY.model_copy(update={"seed": seed}))
     decoder = functional.normalize(member.export().W_dec.detach(), dim=1)
     return float((features @ decoder.t()).amax(dim=1).mean())
 
