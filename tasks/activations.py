@@ -16,7 +16,8 @@ from trilemma import batch_size, toys
 from trilemma import harvest as library
 from trilemma import lm as models
 from trilemma.config import TOY_HOOK
-from trilemma.config.sources import CachedCorpus, Harvest, Toy
+from trilemma.config.sources import CachedCorpus, Harvest
+from trilemma.config.toys import Toy
 from trilemma.saelens_cache import Cache
 
 _MIB = 1 << 20

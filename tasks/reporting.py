@@ -93,14 +93,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         facts.append(("language model", _lm_fact(plan)))
         facts.append(("corpus", _corpus_fact(plan)))
     else:
-        toy = plan.run.toy
-        facts.append(
-            (
-                "toy",
-                f"{toy.num_features} features in {toy.d_in} dimensions, density "
-                f"{toy.density:g}, co-occurrence {toy.co_occurrence:g}",
-            )
-        )
+        facts.append(("toy", plan.run.toy.summary))
     for hook in plan.run.hooks:
         for split in ("train", "eval"):
             store = open_store(plan, split)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trilemma import evaluation, toys
-from trilemma.config.sources import Toy
 from trilemma.config.stages import Evaluation
+from trilemma.config.toys import Toy
 from trilemma.metrics import sparsity
 from trilemma.sequences import Sequences
 

@@ -22,6 +22,7 @@ from trilemma.config.saes import (
 )
 from trilemma.config.section import Section
 from trilemma.config.terms import Terms
+from trilemma.config.toys import Toy
 
 TOY_HOOK = "toy"
 _SAE: TypeAdapter[SAEConfig] = TypeAdapter(SAEConfig)
@@ -65,7 +66,7 @@ class Run(Section):
     )
     lm: sources.LM | None = Field(None, description="The language model under study.")
     corpus: sources.Corpus | None = Field(None, description="The text it reads.")
-    toy: sources.Toy | None = Field(
+    toy: Toy | None = Field(
         None, description="A generator with known features, in place of lm and corpus."
     )
     harvest: sources.Harvest | None = Field(

@@ -1,4 +1,4 @@
-"""What activations come from: a language model and a corpus, or a toy generator."""
+"""What activations come from: a language model, a corpus, and how they are kept."""
 
 from typing import Annotated, Literal
 
@@ -129,28 +129,6 @@ Corpus = Annotated[
     EmbeddedCorpus | FileCorpus | HubCorpus | CachedCorpus,
     Field(discriminator="kind"),
 ]
-
-
-class Toy(Section):
-    """A generative model with known features, in place of an LM and a corpus."""
-
-    num_features: PositiveInt = Field(64, description="Ground-truth features.")
-    d_in: PositiveInt = Field(32, description="Width of the activations.")
-    num_tokens: PositiveInt = Field(262_144, description="Training rows to draw.")
-    num_eval_tokens: PositiveInt = Field(32_768, description="Held-out rows to draw.")
-    ctx: PositiveInt = Field(64, description="Rows that form one 'document'.")
-    density: float = Field(
-        0.05, gt=0, lt=1, description="Marginal probability of each feature."
-    )
-    co_occurrence: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="P(partner active | feature active) within each pair; 0 leaves "
-        "the features independent.",
-    )
-    noise: float = Field(0.0, ge=0, description="Standard deviation added to each dim.")
-    seed: NonNegativeInt = Field(0, description="Seed of features and of samples.")
 
 
 class Harvest(Section):

@@ -1,18 +1,17 @@
-"""Toy activations with known features: sparse sums of directions, drawn by seed."""
+"""Rows of a toy: sparse sums of its features, drawn by seed, document by document."""
 
-import functools
-import hashlib
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
-from trilemma.config.sources import Toy
+from trilemma.config.toys import Toy
+from trilemma.toys import concepts, directions
 
-_REPULSION_STEPS = 50
-_REPULSION_RATE = 0.1
+Split = Literal["train", "eval"]
 
 
 class ToyRows(NamedTuple):
@@ -26,49 +25,28 @@ class ToyRows(NamedTuple):
     """Which features are present."""
 
 
-@functools.lru_cache(maxsize=4)
-def features(config: Toy) -> Float[Tensor, "num_features d_in"]:
-    """Return the features, unit vectors: orthogonal if there is room for it.
-
-    If there is not, random directions that have been pushed apart. Each call with
-    the same settings returns the same tensor, which is not to be written to.
-    """
-    generator = _generator(config.seed, "features")
-    shape = (config.num_features, config.d_in)
-    start = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if config.num_features <= config.d_in:
-        orthogonal: Tensor = torch.linalg.qr(start.t()).Q
-        return orthogonal.t().float().contiguous()
-    directions = functional.normalize(start, dim=1)
-    for _ in range(_REPULSION_STEPS):
-        # Downhill on the sum of squared cosines between different features.
-        cosines = directions @ directions.t()
-        cosines.fill_diagonal_(0)
-        directions = functional.normalize(
-            directions - _REPULSION_RATE * cosines @ directions, dim=1
-        )
-    return directions.float()
-
-
-def sample(
-    config: Toy, *, split: Literal["train", "eval"], start: int, num: int
-) -> ToyRows:
+def sample(config: Toy, *, split: Split, start: int, num: int) -> ToyRows:
     """Return rows `start` to `start + num` of a split; however cut, the same rows.
 
-    Each feature is active with probability `density` and magnitude uniform in
-    [0.5, 1.5]. With `co_occurrence` c, features 2i and 2i + 1 form a pair with
-    P(one active | other active) = c.
+    A row is the toy's bias, its active features by their magnitudes, and noise.
     """
-    _check(config)
-    directions = features(config)
-    first, last = start // config.ctx, -(-(start + num) // config.ctx)
-    blocks = [_block(config, directions, split, b) for b in range(first, last)]
-    inside = slice(start - first * config.ctx, start - first * config.ctx + num)
+    blocks = [
+        _block(config, split, index) for index in _documents(config.ctx, start, num)
+    ]
     return ToyRows(
-        torch.cat([b.x for b in blocks])[inside],
-        torch.cat([b.strongest for b in blocks])[inside],
-        torch.cat([b.active for b in blocks])[inside],
+        *(_cut(parts, config.ctx, start, num) for parts in zip(*blocks, strict=True))
     )
+
+
+def active(
+    config: Toy, *, split: Split, start: int, num: int
+) -> Bool[Tensor, "batch num_features"]:
+    """Return the active features of the rows that `sample` returns, without these."""
+    blocks = [
+        concepts.draw(config, _generator(config, split, index), config.ctx)
+        for index in _documents(config.ctx, start, num)
+    ]
+    return _cut(blocks, config.ctx, start, num)
 
 
 def token_text(config: Toy) -> list[str]:
@@ -76,45 +54,37 @@ def token_text(config: Toy) -> list[str]:
     return ["none", *(f"f{index}" for index in range(config.num_features))]
 
 
-def _check(config: Toy) -> None:
-    density, together = config.density, config.co_occurrence
-    lowest = max(0.0, (2 * density - 1) / density)
-    if 0 < together < lowest:
-        raise ValueError(
-            f"toy.co_occurrence: found {together}; at density {density} it is at "
-            f"least {lowest:.3g}, or 0 for independent features"
-        )
+def _documents(ctx: int, start: int, num: int) -> range:
+    return range(start // ctx, -(-(start + num) // ctx))
 
 
-def _block(config: Toy, directions: Tensor, split: str, index: int) -> ToyRows:
+def _cut(parts: Sequence[Tensor], ctx: int, start: int, num: int) -> Tensor:
+    return torch.cat(list(parts))[start % ctx : start % ctx + num]
+
+
+def _block(config: Toy, split: Split, index: int) -> ToyRows:
     """Return one document: `ctx` rows from a generator of their own."""
-    generator = _generator(config.seed, "rows", split, index)
-    shape = (config.ctx, config.num_features)
-    active = _active(config, torch.rand(shape, generator=generator))
-    magnitudes = 0.5 + torch.rand(shape, generator=generator)
-    code = magnitudes * active
+    generator = _generator(config, split, index)
+    present = concepts.draw(config, generator, config.ctx)
+    code = _magnitudes(config, generator) * present
     noise = torch.randn(config.ctx, config.d_in, generator=generator)
-    strongest = torch.where(active.any(dim=1), code.argmax(dim=1) + 1, 0)
-    return ToyRows(code @ directions + config.noise * noise, strongest, active)
+    x = code @ directions.features(config) + config.noise * noise
+    strongest = torch.where(present.any(dim=1), code.argmax(dim=1) + 1, 0)
+    return ToyRows(x + directions.bias(config), strongest, present)
 
 
-def _active(config: Toy, uniform: Tensor) -> Tensor:
-    density, together = config.density, config.co_occurrence
-    active = uniform < density
-    if together > 0:
-        # Given the first of a pair, its partner is on with probability c; without
-        # it with the probability that leaves the partner's density as it was.
-        alone = density * (1 - together) / (1 - density)
-        num_paired = config.num_features // 2 * 2
-        is_first = active[:, 0:num_paired:2]
-        partner = uniform[:, 1:num_paired:2]
-        active[:, 1:num_paired:2] = torch.where(
-            is_first, partner < together, partner < alone
-        )
-    return active
+def _magnitudes(
+    config: Toy, generator: torch.Generator
+) -> Float[Tensor, "ctx num_features"]:
+    shape = (config.ctx, config.num_features)
+    if config.magnitude == "constant":
+        return torch.ones(shape)
+    if config.magnitude == "half_normal":
+        # The mean of |N(0, 1)| is sqrt(2 / pi).
+        normal = torch.randn(shape, generator=generator)
+        return normal.abs() * math.sqrt(math.pi / 2)
+    return 0.5 + torch.rand(shape, generator=generator)
 
 
-def _generator(seed: int, *purpose: str | int) -> torch.Generator:
-    text = "/".join(["toy", str(seed), *map(str, purpose)])
-    digest = hashlib.sha256(text.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def _generator(config: Toy, split: Split, index: int) -> torch.Generator:
+    return directions.generator(config.seed, "rows", split, index)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from tests.trilemma.kinds.samples import CONFIGS, start_of
 from trilemma import toys
 from trilemma.config.saes import Training
-from trilemma.config.sources import Toy
+from trilemma.config.toys import Toy
 from trilemma.training import Member
 
 LEAST_COSINE = 0.95

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from trilemma import toys
-from trilemma.config.sources import Toy
+from trilemma.config.toys import Toy
 from trilemma.metrics import polysemanticity
 from trilemma.metrics.coders import Coder
 from trilemma.toys import oracle

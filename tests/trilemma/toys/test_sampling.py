@@ -1,12 +1,15 @@
 """Toy activations with known features."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from trilemma import toys
-from trilemma.config.sources import Toy
+from trilemma.config.toys import Toy
 
 SMALL = Toy(num_features=10, d_in=16, ctx=8, density=0.2, noise=0.1)
+FIRST: dict[str, Any] = {"split": "train", "start": 0, "num": 500}
 
 
 def test_features_are_orthogonal_where_there_is_room() -> None:
@@ -31,7 +34,7 @@ def test_rows_do_not_depend_on_how_they_are_cut(cuts: list[int]) -> None:
     for num in cuts:
         parts.append(toys.sample(SMALL, split="train", start=start, num=num))
         start += num
-    for index in range(3):
+    for index in range(len(whole)):
         joined = torch.cat([part[index] for part in parts])
         assert torch.equal(joined, whole[index])
 
@@ -65,32 +68,39 @@ def test_strongest_is_one_more_than_the_feature_of_largest_magnitude() -> None:
     assert torch.equal(rows.strongest[~is_silent], expected[~is_silent])
 
 
-def frequency(config: Toy) -> tuple[float, float]:
-    """Return the density of features and P(second of a pair | first)."""
-    active = toys.sample(config, split="train", start=0, num=40_000).active
-    first, second = active[:, 0::2], active[:, 1::2]
-    together = (first & second).double().sum() / first.double().sum()
-    return float(active.double().mean()), float(together)
+def test_active_features_can_be_had_without_the_rows() -> None:
+    rows = toys.sample(SMALL, split="eval", start=5, num=30)
+    found = toys.active(SMALL, split="eval", start=5, num=30)
+    assert torch.equal(found, rows.active)
 
 
-def test_features_have_their_density_and_are_independent() -> None:
-    config = Toy(num_features=10, d_in=16, ctx=1000, density=0.2)
-    density, together = frequency(config)
-    assert abs(density - 0.2) < 0.005
-    assert abs(together - 0.2) < 0.02
+def test_the_bias_is_in_every_row_and_has_its_norm() -> None:
+    config = SMALL.model_copy(update={"bias": 3.0, "density": 0.05})
+    plain = toys.sample(config.model_copy(update={"bias": 0.0}), **FIRST).x
+    torch.testing.assert_close(
+        toys.sample(config, **FIRST).x - plain, toys.bias(config).expand(500, -1)
+    )
+    assert float(toys.bias(config).norm()) == pytest.approx(3)
 
 
-def test_pairs_co_occur_as_asked_at_the_same_density() -> None:
-    config = Toy(num_features=10, d_in=16, ctx=1000, density=0.2, co_occurrence=0.7)
-    density, together = frequency(config)
-    assert abs(density - 0.2) < 0.005
-    assert abs(together - 0.7) < 0.02
-
-
-def test_an_impossible_co_occurrence_is_refused() -> None:
-    config = Toy(density=0.8, co_occurrence=0.5)
-    with pytest.raises(ValueError, match=r"toy\.co_occurrence: found 0\.5; at density"):
-        toys.sample(config, split="train", start=0, num=1)
+@pytest.mark.parametrize(
+    ("magnitude", "least", "largest", "deviation"),
+    [
+        ("constant", 1.0, 1.0, 0.0),
+        ("uniform", 0.5, 1.5, 1 / 12**0.5),
+        ("half_normal", 0.0, 8.0, (torch.pi / 2 - 1) ** 0.5),
+    ],
+)
+def test_magnitudes_have_mean_one_and_their_own_spread(
+    magnitude: str, least: float, largest: float, deviation: float
+) -> None:
+    config = Toy(num_features=8, d_in=8, density=0.5, magnitude=magnitude, ctx=500)
+    rows = toys.sample(config, split="train", start=0, num=20_000)
+    found = (rows.x @ toys.features(config).t())[rows.active].double()
+    limit = 4 * deviation / len(found) ** 0.5 + 1e-6
+    assert float(found.mean()) == pytest.approx(1, abs=limit)
+    assert float(found.std()) == pytest.approx(deviation, abs=2 * limit)
+    assert least - 1e-5 <= float(found.min()) <= float(found.max()) <= largest + 1e-5
 
 
 def test_every_value_of_strongest_has_a_text() -> None:
