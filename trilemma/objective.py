@@ -50,12 +50,14 @@ def initial_weights(
         "W_enc": W_enc.t().contiguous(),
         "b_enc": torch.zeros(config.d_sae),
         "W_dec": W_dec,
-        "b_dec": b_dec,
+        "b_dec": b_dec if config.decoder_bias else torch.zeros_like(b_dec),
     } | {name: weight.clone() for name, weight in kind.added_weights.items()}
 
 
 def is_trained(config: SAEConfig, name: str) -> bool:
     """Return whether a weight changes in training."""
+    if name == "b_dec":
+        return config.decoder_bias
     is_frozen = isinstance(config, TopK) and config.freeze_decoder
     return not (is_frozen and name == "W_dec")
 

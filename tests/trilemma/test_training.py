@@ -97,6 +97,14 @@ def test_a_frozen_decoder_stays_while_the_encoder_moves() -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
+def test_without_a_decoder_bias_there_is_none(kind: str) -> None:
+    x = rows(STEPS * BATCH)
+    config = CONFIGS[kind].model_copy(update={"decoder_bias": False})
+    member = trained_by(fresh(config, x), x, STEPS)
+    assert not bool(member.export().b_dec.any())
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_the_exported_sae_equals_the_member_in_its_scaled_space(kind: str) -> None:
     x = rows(STEPS * BATCH)
     config = CONFIGS[kind]

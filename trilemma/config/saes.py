@@ -28,6 +28,11 @@ class _SAE(Section):
     seed: NonNegativeInt = Field(
         0, description="Seed of the initial weights, and of resampling."
     )
+    decoder_bias: bool = Field(
+        True,
+        description="Train the decoder's bias; without, it stays 0, as theory that "
+        "knows none has it.",
+    )
     resample_every_steps: PositiveInt | None = Field(
         None,
         description="Steps between two times that dead latents begin anew, along rows "

@@ -139,6 +139,26 @@ class Disjunctive:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A code of either sign along unit directions of any kind, such as eigenvectors.
+
+    Without a budget its directions are to be orthogonal; with a budget of one they
+    may have any angle.
+    """
+
+    W_dec: Float[Tensor, "d_sae d_in"]
+    b_dec: Float[Tensor, " d_in"]
+
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the inner product with each direction."""
+        return (x - self.b_dec) @ self.W_dec.t()
+
+    def decode(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
+        """Return the sum of directions."""
+        return acts @ self.W_dec + self.b_dec
+
+
+@dataclass(frozen=True)
 class Budgeted:
     """A coder that keeps a row's k latents of largest contribution."""
 
@@ -189,7 +209,9 @@ class _Cover:
 
     def __init__(self, atoms: Atoms) -> None:
         self._masks = [sum(1 << concept for concept in atom) for atom in atoms]
-        self._found: dict[int, tuple[int, ...] | None] = {0: ()}
+        self._found: dict[int, tuple[int, ...] | None] = {
+            mask: (index,) for index, mask in enumerate(self._masks)
+        } | {0: ()}
 
     def __call__(self, concepts: int) -> tuple[int, ...] | None:
         """Return the indices of the atoms; None where no atoms make up the set."""
