@@ -103,6 +103,7 @@ def _member_body(work: stage.Work) -> None:
         hook=member.hook,
         control=training.load_sae(step.parents["training/control"], device),
         features=harvest.features(plan),
+        toy=plan.run.toy,
     )
     target = work.folder(step)
     durable.write_json(

@@ -11,9 +11,11 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from trilemma.config.stages import Evaluation
+from trilemma.config.toys import Toy
 from trilemma.metrics import (
     density,
     fidelity,
+    known_scalars,
     liveness,
     merging,
     pca,
@@ -24,6 +26,7 @@ from trilemma.metrics import (
 )
 from trilemma.metrics.baseline import Baseline, baseline
 from trilemma.metrics.coders import Autoencoder, Coder, Strongest
+from trilemma.metrics.known_features import KnownFeatures
 from trilemma.metrics.merging import Merging
 from trilemma.metrics.reconstruction import Reconstruction
 from trilemma.metrics.scalar import Scalar
@@ -31,6 +34,7 @@ from trilemma.metrics.sparsity import Sparsity
 from trilemma.metrics.streaming import Measure
 from trilemma.metrics.tally import Sample, Tally, Wanted, sweep
 from trilemma.sequences import Sequences
+from trilemma.toys import projection
 
 __all__ = ["Baseline", "EvaluationResult", "baseline", "evaluate"]
 
@@ -40,7 +44,8 @@ class EvaluationResult(NamedTuple):
 
     metrics: dict[str, Scalar]
     controls: dict[str, dict[str, Scalar]]
-    """`pca` at the SAE's rate and `frozen_random` at its l0, by the same formulas."""
+    """By the same formulas: `pca` at the SAE's rate, `frozen_random` at its l0, and on
+    a toy `monosemantic` at its l0 and bin width."""
     latents: dict[str, Shaped[np.ndarray, " d_sae"]]
     """One column a fact, one entry a latent; NaN where a fact is undefined."""
     details: dict[str, float]
@@ -58,12 +63,14 @@ def evaluate(
     hook: str,
     control: Autoencoder | None,
     features: Float[Tensor, "num_features d_in"] | None,
+    toy: Toy | None = None,
 ) -> EvaluationResult:
     """Return what is measured of an SAE over the held-out rows.
 
     `control` is the frozen-random SAE; it is cut to as many latents a token as this
     SAE fires. `features` are a toy's true directions; with them `polysemanticity` is
-    the decoder's participation, else how far contexts mix, beside chance.
+    the decoder's participation, else how far contexts mix, beside chance. With the
+    `toy` that drew the rows it is known besides which features each row has.
     """
     bench = _Bench(config, baseline, eval_batches, features)
     num_documents, d_sae = len(baseline.documents), len(sae.W_dec)
@@ -74,7 +81,11 @@ def evaluate(
         d_sae=d_sae,
         device=sae.W_dec.device,
     )
-    measured = bench.measure(sae, [sparsity, merged])
+    known = None if toy is None else KnownFeatures(sae, toy)
+    measures: list[Measure] = [sparsity, merged]
+    if known is not None:
+        measures.append(known)
+    measured = bench.measure(sae, measures)
     pairs, counts = merged.pairs(), merged.counts()
     codes, probes = measured.sample
     width = rate.bin_width(
@@ -125,6 +136,21 @@ def evaluate(
         controls["frozen_random"] = bench.frozen_random_control(control, k=k)
     columns = _columns(measured, states, baseline.num_tokens)
     columns |= merging.columns(pairs, counts)
+    if known is not None:
+        live = measured.num_fired > 0
+        metrics |= known_scalars.scalars(known, live=live, seed=config.seed)
+        columns |= known_scalars.latent_facts(known)._asdict()
+        if width is not None:
+            k = math.ceil(metrics["l0"].value or 0)
+            details["monosemantic_k"] = k
+            if known.is_exactly_budgeted:
+                details["monosemantic_mse_theory"] = known.mean_excess(k)
+            # One step in activation space, whatever the norms of the decoder's rows.
+            norms = sae.W_dec.detach().double().norm(dim=1).cpu().numpy()
+            step = width * math.sqrt(np.average(norms**2, weights=measured.num_fired))
+            controls["monosemantic"] = bench.monosemantic_control(
+                known.toy, k=k, width=step, device=sae.W_dec.device
+            )
     return EvaluationResult(metrics, controls, columns, details)
 
 
@@ -198,6 +224,21 @@ class _Bench:
             method="one bin width for all components, chosen to meet the SAE's rate",
         )
         kept = ("fvu", "l0", "polysemanticity")
+        return {"rate_bits": bits, **{key: measured.metrics[key] for key in kept}}
+
+    def monosemantic_control(
+        self, toy: Toy, *, k: int, width: float, device: torch.device
+    ) -> dict[str, Scalar]:
+        """Return what at most k of a toy's own features score at a bin width."""
+        measured = self.measure(projection.of_toy(toy, k=k, device=device))
+        codes = measured.sample.codes
+        bits = summaries.code_rate(
+            codes,
+            rate.code_length(codes, rate.symbols(codes, width)),
+            self.config,
+            method="the SAE's bin width, as its decoder scales it",
+        )
+        kept = ("fvu", "mse", "l0", "polysemanticity")
         return {"rate_bits": bits, **{key: measured.metrics[key] for key in kept}}
 
     def frozen_random_control(

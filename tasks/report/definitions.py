@@ -246,6 +246,84 @@ METRICS = (
         "higher",
         "Mean over true features of the best absolute cosine with a decoder row.",
     ),
+    Definition(
+        "f1_gap",
+        "Known features",
+        "lower",
+        "1 less the best F1 of a latent's firing as a test of a true feature, averaged "
+        "over latents by their firings.",
+    ),
+    Definition(
+        "mig",
+        "Known features",
+        "higher",
+        "Mutual information gap: how much more one latent's firing tells of a true "
+        "feature than any other's, in units of the feature's entropy.",
+    ),
+    Definition(
+        "mig_latent",
+        "Known features",
+        "higher",
+        "How much more a latent's firing tells of one true feature than of any other, "
+        "averaged over latents by their firings.",
+    ),
+    Definition(
+        "disentanglement",
+        "Known features",
+        "higher",
+        "How few true features a latent's firing tells of (DCI, by mutual "
+        "information).",
+    ),
+    Definition(
+        "completeness",
+        "Known features",
+        "higher",
+        "How few latents tell of a true feature (DCI, by mutual information).",
+    ),
+    Definition(
+        "mcc",
+        "Known features",
+        "higher",
+        "Mean absolute cosine of decoder rows and true features, each matched to one.",
+    ),
+    Definition(
+        "mcc_null",
+        "Known features",
+        "",
+        "What mcc is for random decoder rows: mean and extremes of some draws.",
+    ),
+    Definition(
+        "uniqueness",
+        "Known features",
+        "higher",
+        "True features that are nearest to some live latent, over live latents.",
+    ),
+    Definition(
+        "gt_recall",
+        "Known features",
+        "higher",
+        "Share of the true features that some live decoder row points along.",
+    ),
+    Definition(
+        "absorb_gt",
+        "Known features",
+        "lower",
+        "How often a parent's latent is silent while its child's fires, where both "
+        "features are present, beyond the same for a child of another tree.",
+    ),
+    Definition(
+        "hedge_gt",
+        "Known features",
+        "",
+        "How far a feature's decoder row leans towards features tied to it: 0 is not "
+        "at all.",
+    ),
+    Definition(
+        "co_activation",
+        "Known features",
+        "higher",
+        "How often the latents of two tied features both fire where both are present.",
+    ),
     Definition("alive_fraction", "Liveness", "higher", "Share of latents that fired."),
     Definition(
         "dead_fraction",
@@ -292,6 +370,9 @@ LATENT_LABELS = {
     "participation": "participation over true features",
     "best_feature": "nearest true feature",
     "best_cosine": "cosine with it",
+    "f1_gap": "1 - best F1 against a true feature",
+    "mig": "information gap between true features",
+    "disentanglement": "disentanglement over true features",
 }
 
 GROUP_LABELS = {

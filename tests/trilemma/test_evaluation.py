@@ -459,14 +459,14 @@ def test_features_that_occur_together_are_found_to_be_worth_merging(
     together = Toy(
         num_features=16, d_in=16, num_eval_tokens=128 * CTX, ctx=CTX, co_occurrence=0.6
     )
-    found = toy.sample(together, split="eval", start=0, num=128 * CTX)
+    found = toys.sample(together, split="eval", start=0, num=128 * CTX)
     rows = Sequences(
         tokens=found.strongest.reshape(128, CTX),
         document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
         mask=torch.zeros(128, CTX, dtype=torch.uint8),
         x=found.x.reshape(128, CTX, -1),
     )
-    result = measure(tied(toy.features(together)), config, rows)
+    result = measure(tied(toys.features(together)), config, rows)
     paired = (np.arange(16) ^ 1).tolist()
     assert result.latents["partner"].tolist() == paired
     assert value(result, "mergeable_fraction") == 1
@@ -484,3 +484,82 @@ def test_sparsity_is_that_of_the_codes(
         expected = sparsity.MEASURES[name](acts[fires]).mean()
         assert value(found, name) == pytest.approx(float(expected), rel=1e-6)
     assert found.metrics["gini"].n == int(fires.sum())
+
+
+def known(sae: Linear, config: Evaluation, toy: Toy) -> evaluation.EvaluationResult:
+    """Return what is measured of an SAE whose toy is known."""
+    found = toys.sample(toy, split="eval", start=0, num=128 * CTX)
+    rows = Sequences(
+        tokens=found.strongest.reshape(128, CTX),
+        document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
+        mask=torch.zeros(128, CTX, dtype=torch.uint8),
+        x=found.x.reshape(128, CTX, -1),
+    )
+    result = evaluation.evaluate(
+        sae,
+        config,
+        baseline=prepare(config, rows),
+        eval_batches=cut(rows, [128]),
+        lm=None,
+        hook="toy",
+        control=None,
+        features=toys.features(toy),
+        toy=toy,
+    )
+    return result
+
+
+def test_a_known_toy_says_which_features_latents_stand_for(config: Evaluation) -> None:
+    toy = Toy(num_features=16, d_in=16, ctx=CTX, noise=0.02, co_occurrence=0.4)
+    found = known(tied(toys.features(toy)), config, toy)
+    assert value(found, "f1_gap") == 0
+    assert value(found, "mcc") == pytest.approx(1, abs=1e-6)
+    assert value(found, "co_activation") == 1
+    assert found.metrics["absorb_gt"].reason is not None
+    assert found.latents["f1_gap"].tolist() == [0] * 16
+    control = found.controls["monosemantic"]
+    assert list(control) == ["rate_bits", "fvu", "mse", "l0", "polysemanticity"]
+    assert control["polysemanticity"].value == pytest.approx(1, abs=1e-6)
+
+
+def test_what_monosemanticity_costs_is_measured_beside_its_theory(
+    config: Evaluation,
+) -> None:
+    toy = Toy(
+        num_features=16,
+        d_in=16,
+        ctx=CTX,
+        density=0.2,
+        co_occurrence=0.9,
+        magnitude="constant",
+        bias=1.0,
+    )
+    V = toys.features(toy)
+    pairs = V[0::2] + V[1::2]
+    merged = tied(torch.nn.functional.normalize(pairs, dim=1))
+    merged.b_dec = toys.bias(toy)
+    found = known(merged, config, toy)
+    control = found.controls["monosemantic"]
+    assert found.details["monosemantic_k"] == np.ceil(value(found, "l0"))
+    theory = found.details["monosemantic_mse_theory"]
+    assert control["mse"].value == pytest.approx(theory, rel=1e-4)
+    assert control["mse"].value > 2 * value(found, "mse")
+
+
+@pytest.mark.parametrize(
+    ("densities", "expected"), [((0.2, 0.2), 2.0), ((0.3, 0.1), 1.7548)]
+)
+def test_a_latent_for_two_features_has_the_n_eff_of_their_masses(
+    config: Evaluation, densities: tuple[float, ...], expected: float
+) -> None:
+    toy = Toy(
+        num_features=2,
+        d_in=4,
+        ctx=CTX,
+        densities=densities,
+        co_occurrence=0.0,
+        magnitude="constant",
+    )
+    merged = tied(toys.features(toy).sum(0, keepdim=True) / 2**0.5)
+    found = known(merged, config, toy)
+    assert value(found, "n_eff") == pytest.approx(expected, abs=0.02)

@@ -4,11 +4,18 @@ What it loses and how many latents it needs, beside an SAE that may merge, is wh
 monosemanticity costs.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from trilemma.config.toys import Toy
+from trilemma.toys import directions
+
+_LEAST_MAGNITUDE = 0.01
+"""Of a feature, whose mean magnitude is 1; what is smaller may be rounding."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,21 @@ class Pursuit:
     ) -> Float[Tensor, "batch d_in"]:
         """Return the sum of features."""
         return acts @ self.features + self.b_dec
+
+
+def of_toy(toy: Toy, *, k: int, device: torch.device | str) -> Pursuit:
+    """Return the pursuit of a toy's features, which stops where noise begins.
+
+    Of `num_features` inner products with noise the largest is hardly ever above
+    noise sqrt(2 ln num_features) (Donoho and Johnstone 1994, the universal threshold).
+    """
+    loudest = toy.noise * math.sqrt(2 * math.log(toy.num_features))
+    return Pursuit(
+        directions.features(toy).to(device),
+        directions.bias(toy).to(device),
+        k,
+        threshold=max(_LEAST_MAGNITUDE, loudest),
+    )
 
 
 def _fitted(

@@ -1,0 +1,154 @@
+"""The measure of known features: what fires beside what is present, counted."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from trilemma import toys
+from trilemma.config.toys import Toy
+from trilemma.metrics import recovery
+from trilemma.metrics.coders import Coder
+from trilemma.metrics.disentanglement import Counts
+from trilemma.metrics.streaming import Batch
+from trilemma.metrics.tally import NUM_BLOCKS
+from trilemma.toys import concepts
+
+
+class PairCounts(NamedTuple):
+    """Rows on which both features of a pair were present, in each block of documents.
+
+    In the control a child of another tree stands in the second one's place, and no
+    child of the first one is present.
+    """
+
+    both: Float64[np.ndarray, "*block"]
+    together: Float64[np.ndarray, "*block"]
+    """Rows on which the latents of both fired."""
+    absorbed: Float64[np.ndarray, "*block"]
+    """Rows on which the first one's latent was silent and the second one's fired."""
+    control: Float64[np.ndarray, "*block"]
+    control_absorbed: Float64[np.ndarray, "*block"]
+
+
+class KnownFeatures:
+    """The measure: counts over the held-out rows of a toy.
+
+    A feature's latent is that of the best matching of decoder rows with features.
+    """
+
+    def __init__(self, coder: Coder, toy: Toy) -> None:
+        d_sae, num_features = len(coder.W_dec), toy.num_features
+        device = coder.W_dec.device
+        self.toy = toy
+        self.W_dec = coder.W_dec
+        latent = recovery.matched(recovery.cosines(coder.W_dec, toys.features(toy)))
+        self.tied = concepts.related(toy)
+        """The toy's tied pairs."""
+        self._pairs = self.tied[(latent[self.tied] >= 0).all(1)].to(device)
+        feature = (latent >= 0).nonzero()[:, 0]
+        self._feature_of = torch.full((d_sae,), -1)
+        self._feature_of[latent[feature]] = feature
+        self._feature_of = self._feature_of.to(device)
+
+        def zeros(*shape: int) -> Float64[Tensor, "*shape"]:
+            return torch.zeros(NUM_BLOCKS, *shape, dtype=torch.float64, device=device)
+
+        self._rows, self._fired = zeros(), zeros(d_sae)
+        self._present, self._both = zeros(num_features), zeros(d_sae, num_features)
+        self._sizes = torch.zeros(num_features + 1, dtype=torch.float64, device=device)
+        self._pair_sums = [zeros() for _ in PairCounts._fields]
+
+    def add(self, batch: Batch) -> None:
+        """Count what the rows of a batch have."""
+        position, device = batch.rows.position, self._rows.device
+        if len(position) == 0:
+            return
+        start = int(position[0])
+        num = int(position[-1]) + 1 - start
+        active = toys.active(self.toy, split="eval", start=start, num=num)
+        active = active[torch.from_numpy(position - start)].to(device)
+        block = torch.from_numpy(batch.rows.document % NUM_BLOCKS).to(device)
+        _count(self._rows, block)
+        self._present.index_add_(0, block, active.double())
+        _count(self._sizes, active.sum(1))
+        place = block[batch.row] * self._fired.shape[1] + batch.latent
+        _count(self._fired, place)
+        entry, feature = _present_beside(batch.row, active)
+        _count(self._both, place[entry] * active.shape[1] + feature)
+        if len(self._pairs) > 0:
+            events = self._pair_events(batch, active)
+            for sums, number in zip(self._pair_sums, events, strict=True):
+                sums.index_add_(0, block, number.sum(1).double())
+
+    def counts(self) -> list[Counts]:
+        """Return the counts of each block of documents that has rows."""
+        parts = [
+            each.cpu().numpy()
+            for each in (self._rows, self._fired, self._present, self._both)
+        ]
+        return [
+            Counts(float(parts[0][b]), *(part[b] for part in parts[1:]))
+            for b in np.flatnonzero(parts[0])
+        ]
+
+    def pair_counts(self) -> PairCounts:
+        """Return the counts of tied pairs, summed over the pairs, for each block."""
+        return PairCounts(*(sums.cpu().numpy() for sums in self._pair_sums))
+
+    @property
+    def is_exactly_budgeted(self) -> bool:
+        """Return whether `mean_excess` is what a monosemantic code loses at best."""
+        toy = self.toy
+        is_orthonormal = toy.num_features <= toy.d_in
+        return is_orthonormal and toy.magnitude == "constant" and toy.noise == 0
+
+    def mean_excess(self, k: int) -> float:
+        """Return how many present features exceed k: E (|S| - k)_+ over the rows."""
+        sizes = self._sizes.cpu().numpy()
+        return float(sizes @ (np.arange(len(sizes)) - k).clip(0) / sizes.sum())
+
+    def _pair_events(
+        self, batch: Batch, active: Bool[Tensor, "row num_features"]
+    ) -> tuple[Bool[Tensor, "row pair"], ...]:
+        of_entry = self._feature_of[batch.latent]
+        fires = torch.zeros_like(active)
+        fires[batch.row[of_entry >= 0], of_entry[of_entry >= 0]] = True
+        first, second = self._pairs[:, 0], self._pairs[:, 1]
+        both = active[:, first] & active[:, second]
+        control, other = torch.zeros_like(both), second
+        if self.toy.tree is not None and self.toy.num_features > self.toy.tree.size:
+            # The same place in the next tree.
+            other = (second + self.toy.tree.size) % self.toy.num_features
+            parent, child = self.tied.to(active.device).t()
+            children = torch.zeros_like(active, dtype=torch.int64)
+            children.index_add_(1, parent, active[:, child].long())
+            control = active[:, first] & active[:, other] & (children[:, first] == 0)
+        return (
+            both,
+            both & fires[:, first] & fires[:, second],
+            both & ~fires[:, first] & fires[:, second],
+            control,
+            control & ~fires[:, first] & fires[:, other],
+        )
+
+
+def _count(sums: Float64[Tensor, "*shape"], place: Int64[Tensor, " event"]) -> None:
+    """Add one at each place of the flattened sums; on any device exact."""
+    ones = torch.ones(len(place), dtype=torch.float64, device=place.device)
+    sums.view(-1).index_add_(0, place, ones)
+
+
+def _present_beside(
+    row: Int64[Tensor, " entry"], active: Bool[Tensor, "row num_features"]
+) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
+    """Return each entry with each feature that is present on its row."""
+    feature = active.nonzero()[:, 1]
+    num = active.sum(1)
+    first = num.cumsum(0) - num
+    entry = torch.arange(len(row), device=row.device).repeat_interleave(num[row])
+    begin = num[row].cumsum(0) - num[row]
+    offset = torch.arange(len(entry), device=row.device) - begin[entry]
+    return entry, feature[first[row[entry]] + offset]

@@ -1,0 +1,189 @@
+"""From what is counted of known features to the scalars that are reported."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+
+from trilemma import toys
+from trilemma.metrics import disentanglement, intervals, recovery
+from trilemma.metrics.disentanglement import Counts
+from trilemma.metrics.known_features import KnownFeatures, PairCounts
+from trilemma.metrics.scalar import Scalar
+from trilemma.metrics.tally import NUM_BLOCKS
+
+METRIC_VERSION = 1
+_JACKKNIFE = f"jackknife over {NUM_BLOCKS} document blocks"
+_METHODS = {
+    "f1_gap": "1 - best F1 of firing against a feature; firing-weighted mean",
+    "mig_latent": "(I1 - I2) / H of a latent with features; firing-weighted mean",
+    "mig": "(I1 - I2) / H of a feature with latents; mean over features",
+    "disentanglement": "DCI by mutual information; mean over latents by it",
+    "completeness": "DCI by mutual information; mean over features by it",
+    "absorb_gt": "P(parent's latent silent, child's fires | both present), less the "
+    "same with a child of another tree and none of the parent's own",
+    "co_activation": "P(both latents fire | both of a tied pair present)",
+}
+
+
+def latent_facts(known: KnownFeatures) -> disentanglement.LatentFacts:
+    """Return what known features say of each latent."""
+    return disentanglement.latent_facts(_sum(known.counts()))
+
+
+def scalars(
+    known: KnownFeatures, *, live: Bool[np.ndarray, " d_sae"], seed: int
+) -> dict[str, Scalar]:
+    """Return the numbers that known features give; `seed` is that of the null."""
+    return _of_firings(known) | _of_pairs(known) | _of_directions(known, live, seed)
+
+
+def _of_firings(known: KnownFeatures) -> dict[str, Scalar]:
+    blocks = known.counts()
+    whole = _sum(blocks)
+    left_out = []
+    if len(blocks) > 1:
+        left_out = [disentanglement.means(_less(whole, block)) for block in blocks]
+    return {
+        name: _scalar(
+            name,
+            value,
+            np.array([each[name] for each in left_out]),
+            n=int(whole.rows),
+            reason="no latent fires",
+        )
+        for name, value in disentanglement.means(whole).items()
+    }
+
+
+def _of_pairs(known: KnownFeatures) -> dict[str, Scalar]:
+    blocks = known.pair_counts()
+    whole = PairCounts(*(part.sum() for part in blocks))
+    left_out = PairCounts(*(part.sum() - part for part in blocks))
+    untied = "the toy ties no two features that have latents"
+    no_trees = "the toy has not two trees whose features have latents"
+
+    def scalar(
+        name: str,
+        of: Callable[[PairCounts], Float64[np.ndarray, "*block"]],
+        reason: str,
+    ) -> Scalar:
+        return _scalar(
+            name, float(of(whole)), of(left_out), n=int(whole.both), reason=reason
+        )
+
+    return {
+        "absorb_gt": scalar("absorb_gt", _absorption, no_trees),
+        "co_activation": scalar("co_activation", _co_activation, untied),
+    }
+
+
+def _absorption(counts: PairCounts) -> Float64[np.ndarray, "*block"]:
+    control = _ratio(counts.control_absorbed, counts.control)
+    absorption: Float64[np.ndarray, "*block"]
+    absorption = _ratio(counts.absorbed, counts.both) - control
+    return absorption
+
+
+def _co_activation(counts: PairCounts) -> Float64[np.ndarray, "*block"]:
+    return _ratio(counts.together, counts.both)
+
+
+def _of_directions(
+    known: KnownFeatures, live: Bool[np.ndarray, " d_sae"], seed: int
+) -> dict[str, Scalar]:
+    features = toys.features(known.toy)
+    directions = known.W_dec.detach().cpu()[torch.from_numpy(live)]
+    num_live = len(directions)
+
+    def scalar(value: float | None, method: str, reason: str) -> Scalar:
+        return Scalar(
+            value,
+            None,
+            None,
+            n=num_live,
+            unit="1",
+            method=method,
+            metric_version=METRIC_VERSION,
+            seed=None,
+            reason=reason if value is None else None,
+        )
+
+    cosine = recovery.cosines(directions, features)
+    found = recovery.recovery(cosine) if num_live else None
+    null = recovery.null_mcc(num_live, features, seed=seed) if num_live else None
+    silent = "no latent fires"
+    methods = {
+        "mcc": "exact; mean |cos| of the best matching of live latents with features",
+        "uniqueness": "exact; features nearest to some live latent, over live latents",
+        "gt_recall": "exact; share of features with a live latent of |cos| >= "
+        f"{recovery.RECALL_COSINE:g}",
+    }
+    return {
+        name: scalar(getattr(found, name, None), method, silent)
+        for name, method in methods.items()
+    } | {
+        "mcc_null": scalar(
+            None if null is None else float(null.mean()),
+            f"mcc of random directions, mean and extremes of {recovery.NULL_DRAWS}",
+            silent,
+        )._replace(
+            ci_low=None if null is None else float(null.min()),
+            ci_high=None if null is None else float(null.max()),
+            seed=seed,
+        ),
+        "hedge_gt": scalar(
+            recovery.hedging(cosine, features, known.tied) if num_live else None,
+            "exact; mean cos of a feature's latent with features tied to it, beyond "
+            "that of the features",
+            "the toy ties no feature that has a latent",
+        ),
+    }
+
+
+def _scalar(
+    name: str,
+    value: float,
+    left_out: Float64[np.ndarray, " block"],
+    *,
+    n: int,
+    reason: str,
+) -> Scalar:
+    found = intervals.UNDEFINED
+    if not np.isnan(value):
+        found = intervals.jackknife(value, left_out[~np.isnan(left_out)])
+    return Scalar(
+        *found,
+        n=n,
+        unit="1",
+        method=f"{_METHODS[name]}; {_JACKKNIFE}",
+        metric_version=METRIC_VERSION,
+        seed=None,
+        reason=reason if found.value is None else None,
+    )
+
+
+def _ratio(
+    part: Float64[np.ndarray, "*block"], whole: Float64[np.ndarray, "*block"]
+) -> Float64[np.ndarray, "*block"]:
+    """Return a share; NaN of nothing."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
+
+
+def _sum(counts: list[Counts]) -> Counts:
+    return Counts(
+        rows=sum(each.rows for each in counts),
+        fired=np.sum([each.fired for each in counts], axis=0),
+        present=np.sum([each.present for each in counts], axis=0),
+        both=np.sum([each.both for each in counts], axis=0),
+    )
+
+
+def _less(whole: Counts, part: Counts) -> Counts:
+    return Counts(
+        rows=whole.rows - part.rows,
+        fired=whole.fired - part.fired,
+        present=whole.present - part.present,
+        both=whole.both - part.both,
+    )
