@@ -34,7 +34,7 @@ from trilemma.training import Member
 
 CO_OCCURRENCES = tuple(round(0.1 * tenth, 1) for tenth in range(10))
 BUDGETS = (1, 2, 3)
-SEEDS = 4
+SEEDS = 8
 _STEPS, _BATCH = 400, 256
 _TWO_DENSITY = 0.3
 """Marginal of each of two concepts."""
