@@ -10,7 +10,7 @@ TOY = "configs/toy.yaml"
 
 def line(*words: str) -> str:
     with pytest.raises(config.ProfileError) as caught:
-        config.load(TOY, words)
+        config.load(TOY, ("toy.co_occurrence=null", *words))
     (found,) = str(caught.value).splitlines()
     return found
 
