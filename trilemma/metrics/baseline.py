@@ -25,6 +25,10 @@ class Rows(NamedTuple):
     """Index into the baseline's documents."""
     position: Int64[np.ndarray, " row"]
     """Which row of the held-out split this is, masked ones counted too."""
+    sequences: Sequences
+    """The whole sequences that they are rows of, for what depends on neighbours."""
+    kept: Int64[Tensor, " row"]
+    """Where the rows stand in those sequences, laid end to end."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Baseline:
     """int32 label of every held-out row: its context cluster, or true feature; -1
     where the row does not count."""
     num_labels: int
+    contexts: clusters.Contexts | None
+    """What the clusters were found among; None where labels are given."""
     components: pca.PCA
     """Principal components of the training rows."""
     curve: pca.RateCurve
@@ -58,6 +64,8 @@ class Baseline:
                 x=batch.x.reshape(-1, batch.x.shape[-1])[kept].float(),
                 document=np.searchsorted(documents, document),
                 position=position + kept.numpy(),
+                sequences=batch,
+                kept=kept,
             )
             position += batch.mask.numel()
 
@@ -85,6 +93,11 @@ class Baseline:
             **{f"pca.{key}": value for key, value in self.components._asdict().items()},
             **{f"curve.{key}": value for key, value in self.curve._asdict().items()},
         }
+        if self.contexts is not None:
+            tensors |= {
+                f"contexts.{key}": value
+                for key, value in self.contexts._asdict().items()
+            }
         if self.ce is not None:
             tensors |= {
                 f"ce.{key}": torch.from_numpy(value).contiguous()
@@ -100,12 +113,18 @@ class Baseline:
             ce = fidelity.Ablations(
                 *(tensors[f"ce.{key}"].numpy() for key in fidelity.Ablations._fields)
             )
+        contexts = None
+        if "contexts.weight" in tensors:
+            contexts = clusters.Contexts(
+                tensors["contexts.weight"], tensors["contexts.centre"]
+            )
         return cls(
             documents=tensors["documents"],
             num_tokens=int(tensors["num_tokens"]),
             mean=tensors["mean"],
             labels=tensors["labels"],
             num_labels=int(tensors["num_labels"]),
+            contexts=contexts,
             components=pca.PCA(*(tensors[f"pca.{key}"] for key in pca.PCA._fields)),
             curve=pca.RateCurve(
                 *(tensors[f"curve.{key}"] for key in pca.RateCurve._fields)
@@ -142,11 +161,11 @@ def baseline(
     tokens, document = torch.cat(seen.tokens), torch.cat(seen.document)
     counted = torch.cat(seen.counted)
     documents = torch.from_numpy(np.unique(document.numpy()))
-    ce = None
+    ce, contexts = None, None
     if lm is None:
         labels, num_labels = tokens.reshape(-1).int(), int(tokens.max()) + 1
     else:
-        labels = clusters.labels(
+        contexts, labels = clusters.fit(
             tokens,
             document,
             counted,
@@ -175,6 +194,7 @@ def baseline(
         mean=centre + seen.shift / seen.num_tokens,
         labels=labels.where(counted.reshape(-1), -1),
         num_labels=num_labels,
+        contexts=contexts,
         components=components,
         curve=pca.rate_curve(components, torch.cat(seen.sample)),
         ce=ce,

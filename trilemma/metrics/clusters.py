@@ -1,6 +1,7 @@
 """Context clusters: a label for every token, from the words that lead up to it."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,36 @@ _FIT_ROWS = 16_384
 _BLOCK_SEQS = 64
 
 
-def labels(
+class Contexts(NamedTuple):
+    """How a token's context becomes a vector, beside the LM's embedding."""
+
+    weight: Float[Tensor, " vocab"]
+    """Weight of each token: the rarer, the more."""
+    centre: Float[Tensor, " d_model"]
+    """Mean context, which all contexts have in common."""
+
+    def of(
+        self,
+        tokens: Int64[Tensor, "seq pos"],
+        document: Int64[Tensor, "seq pos"],
+        *,
+        embedding: Float[Tensor, "vocab d_model"],
+        context_tokens: int,
+    ) -> Float[Tensor, "row d_model"]:
+        """Return each token's context about the centre at unit norm, or zero."""
+        found = _contexts(tokens, document, embedding, self.weight, context_tokens)
+        return _unit(found.reshape(-1, found.shape[-1]) - self.centre)
+
+
+class Fit(NamedTuple):
+    """Clusters of contexts, as they were found on a split."""
+
+    contexts: Contexts
+    labels: Int32[Tensor, " row"]
+    """The cluster of each token's context."""
+
+
+def fit(
     tokens: Int64[Tensor, "seq pos"],
     document: Int64[Tensor, "seq pos"],
     counted: Bool[Tensor, "seq pos"],
@@ -24,8 +54,8 @@ def labels(
     context_tokens: int,
     num_clusters: int,
     seed: int,
-) -> Int32[Tensor, " row"]:
-    """Return the cluster of each token's context, by k-means on unit vectors.
+) -> Fit:
+    """Return the clusters of all tokens' contexts, by k-means on unit vectors.
 
     A context is the weighted mean of the LM's input embeddings over the last
     `context_tokens` tokens, the current one included, within the row and document.
@@ -65,12 +95,13 @@ def labels(
         model = KMeans(num_clusters, n_init=1, random_state=seed).fit(sample)
     centres = torch.from_numpy(model.cluster_centers_)
     bias = centres.square().sum(1) / 2
-    return torch.cat(
+    nearest = torch.cat(
         [
             (_unit(block - centre) @ centres.T - bias).argmax(1).int()
             for block in blocks()
         ]
     )
+    return Fit(Contexts(weight, centre), nearest)
 
 
 def _sif_weights(
@@ -91,11 +122,11 @@ def _contexts(
     num_seqs, ctx = tokens.shape
     w = weight[tokens]
     weighted = embedding[tokens].double() * w[..., None]
-    sums = torch.zeros(num_seqs, ctx + 1, embedding.shape[1], dtype=torch.float64)
+    sums = weighted.new_zeros(num_seqs, ctx + 1, embedding.shape[1])
     torch.cumsum(weighted, 1, out=sums[:, 1:])
-    weights = torch.zeros(num_seqs, ctx + 1, dtype=torch.float64)
+    weights = w.new_zeros(num_seqs, ctx + 1)
     torch.cumsum(w, 1, out=weights[:, 1:])
-    position = torch.arange(ctx).expand(num_seqs, ctx)
+    position = torch.arange(ctx, device=tokens.device).expand(num_seqs, ctx)
     begins = torch.ones_like(document, dtype=torch.bool)
     begins[:, 1:] = document[:, 1:] != document[:, :-1]
     first = torch.where(begins, position, 0).cummax(1).values

@@ -27,8 +27,10 @@ def two_topics(num_seqs: int) -> tuple[Tensor, Tensor]:
     return tokens, document.repeat_interleave(CTX // 2, dim=1)
 
 
-def label(tokens: Tensor, document: Tensor, embedding: Tensor, num: int = 2) -> Tensor:
-    return clusters.labels(
+def fit(
+    tokens: Tensor, document: Tensor, embedding: Tensor, num: int = 2
+) -> clusters.Fit:
+    return clusters.fit(
         tokens,
         document,
         torch.ones_like(tokens, dtype=torch.bool),
@@ -37,6 +39,10 @@ def label(tokens: Tensor, document: Tensor, embedding: Tensor, num: int = 2) -> 
         num_clusters=num,
         seed=0,
     )
+
+
+def label(tokens: Tensor, document: Tensor, embedding: Tensor, num: int = 2) -> Tensor:
+    return fit(tokens, document, embedding, num).labels
 
 
 def test_contexts_do_not_reach_across_documents(embedding: Tensor) -> None:
@@ -69,3 +75,21 @@ def test_too_few_contexts_for_the_clusters_are_an_error(embedding: Tensor) -> No
     )
     with pytest.raises(ValueError, match=message):
         label(tokens, torch.zeros_like(tokens), embedding)
+
+
+def test_contexts_are_unit_vectors_however_the_sequences_are_cut(
+    embedding: Tensor,
+) -> None:
+    tokens, document = two_topics(20)
+    contexts = fit(tokens, document, embedding).contexts
+    whole, parts = (
+        torch.cat(
+            [
+                contexts.of(*part, embedding=embedding, context_tokens=4)
+                for part in zip(tokens.split(size), document.split(size), strict=True)
+            ]
+        )
+        for size in (20, 7)
+    )
+    assert torch.equal(whole, parts)
+    assert torch.allclose(whole.norm(dim=1), torch.ones(20 * CTX))
