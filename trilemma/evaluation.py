@@ -191,7 +191,10 @@ class _Bench:
         assert tally.sample is not None
         latents = tally.latents
         shared = polysemanticity.sharing(
-            mass=latents.mass, null_mass=latents.null_mass, num_fired=latents.num_fired
+            mass=latents.mass,
+            null_mass=latents.null_mass,
+            num_fired=latents.num_fired,
+            norms=coder.W_dec.double().norm(dim=1).cpu().numpy(),
         )
         metrics = distortion | density.scalars(tally, config)
         if matches is None:
@@ -277,6 +280,8 @@ def _columns(
         "max_act": latents.max_acts,
         "n_eff": measured.shared.n_eff,
         "n_eff_null": measured.shared.n_eff_null,
+        "purity": measured.shared.purity,
+        "purity_null": measured.shared.purity_null,
     }
     if measured.matches is not None:
         best = measured.matches.best_feature

@@ -7,7 +7,6 @@ from jaxtyping import Float64, Shaped
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import fidelity, liveness, polysemanticity, rate, ratios
-from trilemma.metrics.intervals import Interval
 from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.tally import NUM_BLOCKS, Tally
@@ -15,6 +14,7 @@ from trilemma.metrics.tally import NUM_BLOCKS, Tally
 _SILENT = "no latent fired"
 _NO_TOKEN = "no token was counted"
 _JACKKNIFE = f"jackknife over {NUM_BLOCKS} document blocks"
+_FIXED = "held fixed"
 
 
 def live_fractions(
@@ -52,23 +52,35 @@ def code_rate(
 def sharing(
     tally: Tally, shared: polysemanticity.Sharing, config: Evaluation, *, labels: str
 ) -> dict[str, Scalar]:
-    """Return `n_eff` and, by the same labels, `polysemanticity`: n_eff over chance."""
+    """Return `n_eff`, `purity`, what chance gives, and `polysemanticity`, their ratio.
 
-    def scalar(interval: Interval, name: str) -> Scalar:
-        return Scalar(
+    The ratio is that of `n_eff`.
+    """
+    firing, mass = "firing-weighted mean", "mass-weighted mean"
+    found = {
+        "polysemanticity": (shared.mean_ratio, "n_eff/null", firing, _JACKKNIFE),
+        "n_eff": (shared.mean_n_eff, "n_eff", firing, _JACKKNIFE),
+        "n_eff_null": (shared.mean_n_eff_null, "n_eff by chance", firing, _FIXED),
+        "n_eff_geometric": (
+            shared.geometric_n_eff,
+            "n_eff",
+            "mass-weighted geometric mean",
+            _JACKKNIFE,
+        ),
+        "purity": (shared.mean_purity, "purity", mass, _JACKKNIFE),
+        "purity_null": (shared.mean_purity_null, "purity by chance", mass, _FIXED),
+    }
+    return {
+        name: Scalar(
             *interval,
             n=_num_live(tally),
             unit="1",
-            method=f"{name}, {labels}; firing-weighted mean over live latents; "
-            f"{_JACKKNIFE}",
+            method=f"{what}, {labels}; {mean} over live latents; {how}",
             metric_version=polysemanticity.METRIC_VERSION,
             seed=config.seed,
             reason=_SILENT if interval.value is None else None,
         )
-
-    return {
-        "polysemanticity": scalar(shared.mean_ratio, "n_eff/null"),
-        "n_eff": scalar(shared.mean_n_eff, "n_eff"),
+        for name, (interval, what, mean, how) in found.items()
     }
 
 

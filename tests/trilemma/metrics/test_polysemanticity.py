@@ -9,12 +9,15 @@ import torch
 from trilemma.metrics import polysemanticity
 
 
-def share_out(mass: np.ndarray, null: np.ndarray) -> polysemanticity.Sharing:
+def share_out(
+    mass: np.ndarray, null: np.ndarray, *, norms: np.ndarray | None = None
+) -> polysemanticity.Sharing:
     """Return the sharing of latents whose mass is equal in four blocks."""
     return polysemanticity.sharing(
         mass=np.stack([mass / 4] * 4),
         null_mass=null[None],
         num_fired=np.stack([np.ceil(mass.sum(1)).astype(int)] * 4),
+        norms=np.ones(len(mass)) if norms is None else norms,
     )
 
 
@@ -52,15 +55,64 @@ def test_merging_two_disjoint_latents_raises_the_mean_ratio() -> None:
     assert [before, after] == pytest.approx([1 / 4, 2 / 4])
 
 
-def test_splitting_a_latent_never_raises_the_mean() -> None:
+@pytest.mark.parametrize(
+    ("mass", "expected"), [([2.0, 2, 0], 0.5), ([3.0, 1, 0], 0.75), ([0, 5.0, 0], 1)]
+)
+def test_the_purity_of_a_merge(mass: list[float], expected: float) -> None:
+    assert float(polysemanticity.purity(np.array(mass))) == expected
+
+
+def test_a_silent_latent_has_no_purity() -> None:
+    assert np.isnan(polysemanticity.purity(np.zeros((1, 3)))).all()
+
+
+def test_merging_two_disjoint_latents_doubles_the_mean_and_halves_the_purity() -> None:
+    before = share_out(np.array([[8.0, 0, 0], [0, 8, 0]]), np.ones((2, 3)))
+    after = share_out(np.array([[8.0, 8, 0]]), np.ones((1, 3)))
+    for found, n_eff, purity in ((before, 1, 1), (after, 2, 0.5)):
+        assert found.mean_n_eff.value == pytest.approx(n_eff)
+        assert found.geometric_n_eff.value == pytest.approx(n_eff)
+        assert found.mean_purity.value == pytest.approx(purity)
+
+
+def test_splitting_never_raises_the_geometric_mean_nor_lowers_the_purity() -> None:
     generator = np.random.default_rng(0)
-    for _ in range(50):
-        parts = generator.integers(1, 9, size=(2, 5)).astype(float)
-        null = np.ones((2, 5))
-        whole = share_out(parts.sum(0, keepdims=True), null[:1]).mean_n_eff.value
-        split = share_out(parts, null).mean_n_eff.value
-        assert split is not None and whole is not None
-        assert split <= whole + 1e-9
+    for _ in range(200):
+        # From nearly equal shares to one label that has nearly all.
+        parts = generator.random((3, 6)) ** generator.integers(1, 40)
+        parts *= 10 ** generator.uniform(-2, 2, size=(3, 1))
+        whole = share_out(parts.sum(0, keepdims=True), np.ones((1, 6)))
+        split = share_out(parts, np.ones((3, 6)))
+        assert split.geometric_n_eff.value <= whole.geometric_n_eff.value + 1e-9
+        assert split.mean_purity.value >= whole.mean_purity.value - 1e-9
+
+
+def test_splitting_off_a_pure_half_can_raise_the_firing_weighted_mean() -> None:
+    """The arithmetic mean, and so the headline, lacks what the geometric one has."""
+    pure, mixed = np.eye(1, 101) * 100, np.ones((1, 101)) * 100 / 101
+    null = np.ones((2, 101))
+    whole = share_out(pure + mixed, null[:1]).mean_n_eff.value
+    split = share_out(np.concatenate([pure, mixed]), null).mean_n_eff.value
+    assert whole is not None and split is not None
+    assert whole < 20 < 50 < split
+
+
+def test_a_scale_that_the_decoder_undoes_changes_no_mean() -> None:
+    generator = np.random.default_rng(1)
+    mass, null = generator.random((4, 6)), generator.random((4, 6))
+    scale = np.array([0.01, 1, 7, 300.0])
+    fired = np.full((4, 4), 5)
+    found, scaled = (
+        polysemanticity.sharing(
+            mass=np.stack([mass * by[:, None] / 4] * 4),
+            null_mass=null[None] * by[:, None],
+            num_fired=fired,
+            norms=1 / by,
+        )
+        for by in (np.ones(4), scale)
+    )
+    for field in ("mean_n_eff", "mean_ratio", "geometric_n_eff", "mean_purity"):
+        assert getattr(scaled, field) == pytest.approx(getattr(found, field)), field
 
 
 def test_the_order_of_latents_does_not_matter() -> None:
@@ -81,7 +133,7 @@ def test_a_latent_that_fires_in_one_block_alone_leaves_finite_intervals() -> Non
     mass[:, 1] = [1.0, 2.0, 3.0]
     fired = np.array([[3, 5], [0, 5], [0, 5], [0, 5]])
     found = polysemanticity.sharing(
-        mass=mass, null_mass=mass.sum(0)[None], num_fired=fired
+        mass=mass, null_mass=mass.sum(0)[None], num_fired=fired, norms=np.ones(2)
     )
     assert found.mean_n_eff.ci_low is not None
     assert math.isfinite(found.mean_n_eff.ci_low)
