@@ -45,14 +45,14 @@ class Baseline:
     """int32 label of every held-out row: its context cluster, or true feature; -1
     where the row does not count."""
     num_labels: int
-    contexts: clusters.Contexts | None
-    """What the clusters were found among; None where labels are given."""
     components: pca.PCA
     """Principal components of the training rows."""
     curve: pca.RateCurve
     """Rate of those components over the rows that rates are measured on."""
     ce: fidelity.Ablations | None
     """Clean and ablated cross-entropies; None where there is no LM."""
+    contexts: clusters.Contexts | None = None
+    """What the clusters were found among; None where labels are given."""
 
     def rows(self, batches: Iterable[Sequences]) -> Iterator[Rows]:
         """Yield the rows that count, batch by batch."""
@@ -124,12 +124,12 @@ class Baseline:
             mean=tensors["mean"],
             labels=tensors["labels"],
             num_labels=int(tensors["num_labels"]),
-            contexts=contexts,
             components=pca.PCA(*(tensors[f"pca.{key}"] for key in pca.PCA._fields)),
             curve=pca.RateCurve(
                 *(tensors[f"curve.{key}"] for key in pca.RateCurve._fields)
             ),
             ce=ce,
+            contexts=contexts,
         )
 
 
@@ -194,10 +194,10 @@ def baseline(
         mean=centre + seen.shift / seen.num_tokens,
         labels=labels.where(counted.reshape(-1), -1),
         num_labels=num_labels,
-        contexts=contexts,
         components=components,
         curve=pca.rate_curve(components, torch.cat(seen.sample)),
         ce=ce,
+        contexts=contexts,
     )
 
 

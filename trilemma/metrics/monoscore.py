@@ -68,8 +68,9 @@ class MonoScore:
         self._num_rows += len(rows)
         self._all_rows += rows.sum(0, dtype=torch.float64)
         self._all_norms += norm.sum()
-        latent, by_latent = batch.latent.sort(stable=True)
-        row, acts = batch.row[by_latent], batch.value[by_latent]
+        by_latent = batch.latent.int().argsort(stable=True)
+        latent, row = batch.latent[by_latent], batch.row[by_latent]
+        acts = batch.value[by_latent]
         count = torch.bincount(latent, minlength=len(self._smallest))
         # Sums within a batch are float32, at half the time of float64: of the score
         # their rounding moves less than 1e-6, and that only where two rows fire.
