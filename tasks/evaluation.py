@@ -104,6 +104,7 @@ def _member_body(work: stage.Work) -> None:
         control=training.load_sae(step.parents["training/control"], device),
         features=harvest.features(plan),
         toy=plan.run.toy,
+        token_text=lm.token_text(plan),
     )
     target = work.folder(step)
     durable.write_json(

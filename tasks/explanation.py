@@ -17,8 +17,6 @@ from storage import durable
 from tasks import environment, evaluation, interruption, lm, progress, stage, training
 from tasks.plan import Plan, Step
 from trilemma import explanation as library
-from trilemma import toys
-from trilemma.lm import load_tokenizer
 from trilemma.sequences import Sequences
 
 EXPLANATIONS = "explanations.jsonl"
@@ -61,7 +59,7 @@ def _body(work: stage.Work) -> None:
         acts=_acts(plan, step, latents),
         latents=latents,
         density=density,
-        token_text=_token_text(plan),
+        token_text=lm.token_text(plan),
         skip=done,
     )
     with (
@@ -105,14 +103,6 @@ def _acts(plan: Plan, step: Step, latents: Sequence[int]) -> npt.NDArray[np.floa
         for batch in evaluation.sequences(plan, plan.member(step.name).hook)():
             parts.append(sae.encode(batch.x.to(device))[..., chosen].cpu())
     return torch.cat(parts).numpy()
-
-
-def _token_text(plan: Plan) -> list[str]:
-    """Return the text of each token id; for a toy, the strongest feature's name."""
-    if plan.run.toy is not None:
-        return toys.token_text(plan.run.toy)
-    tokenizer = load_tokenizer(lm.folder(plan))
-    return list(tokenizer.batch_decode([[i] for i in range(len(tokenizer))]))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

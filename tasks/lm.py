@@ -12,7 +12,7 @@ from storage.places import LocalPlace
 from storage.store import torch_dtype
 from tasks import environment, progress, stage
 from tasks.plan import Plan
-from trilemma import embedded
+from trilemma import embedded, toys
 from trilemma import lm as library
 from trilemma.config.sources import Dtype, EmbeddedLM, HubLM, LocalLM
 
@@ -63,6 +63,14 @@ def load(plan: Plan, *, dtype: Dtype) -> library.LM:
         processing=config.processing,
         attention=harvest.attention,
     )
+
+
+def token_text(plan: Plan) -> list[str]:
+    """Return the text of each token id; for a toy, the strongest feature's name."""
+    if plan.run.toy is not None:
+        return toys.token_text(plan.run.toy)
+    tokenizer = library.load_tokenizer(folder(plan))
+    return list(tokenizer.batch_decode([[i] for i in range(len(tokenizer))]))
 
 
 def _body(work: stage.Work) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from trilemma.config.stages import Evaluation
 from trilemma.config.toys import Toy
 from trilemma.metrics import (
+    activated,
     density,
     fidelity,
     known_scalars,
@@ -33,6 +34,7 @@ from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.sparsity import Sparsity
 from trilemma.metrics.streaming import Measure
 from trilemma.metrics.tally import Sample, Tally, Wanted, sweep
+from trilemma.metrics.unlabelled import Text, Unlabelled
 from trilemma.sequences import Sequences
 from trilemma.toys import projection
 
@@ -63,14 +65,16 @@ def evaluate(
     hook: str,
     control: Autoencoder | None,
     features: Float[Tensor, "num_features d_in"] | None,
+    token_text: Sequence[str] | None,
     toy: Toy | None = None,
 ) -> EvaluationResult:
     """Return what is measured of an SAE over the held-out rows.
 
     `control` is the frozen-random SAE; it is cut to as many latents a token as this
     SAE fires. `features` are a toy's true directions; with them `polysemanticity` is
-    the decoder's participation, else how far contexts mix, beside chance. With the
-    `toy` that drew the rows it is known besides which features each row has.
+    the decoder's participation, else how far contexts mix, beside chance. `token_text`
+    is what is shown for each token id of an LM. With the `toy` that drew the rows it is
+    known besides which features each row has.
     """
     bench = _Bench(config, baseline, eval_batches, features)
     num_documents, d_sae = len(baseline.documents), len(sae.W_dec)
@@ -81,8 +85,13 @@ def evaluate(
         d_sae=d_sae,
         device=sae.W_dec.device,
     )
+    text = None
+    if lm is not None:
+        assert token_text is not None
+        text = Text(lm.embedding(), token_text)
+    unlabelled = Unlabelled(sae, config, baseline, text=text)
     known = None if toy is None else KnownFeatures(sae, toy)
-    measures: list[Measure] = [sparsity, merged]
+    measures: list[Measure] = [sparsity, merged, *unlabelled.measures]
     if known is not None:
         measures.append(known)
     measured = bench.measure(sae, measures)
@@ -108,6 +117,12 @@ def evaluate(
         states, num_tokens=baseline.num_tokens, dead_density=config.dead_density
     )
     metrics |= sparsity.scalars(config) | merging.scalars(pairs, counts)
+    found = unlabelled.found(is_live=measured.num_fired > 0)
+    metrics |= found.metrics
+    if features is not None:
+        answers = activated.one_hot(sae, features)
+        found.columns["activated_features"] = answers
+        metrics |= activated.scalars(answers, None)
     if lm is not None and baseline.ce is not None:
         spliced = fidelity.splices(
             sae,
@@ -135,7 +150,7 @@ def evaluate(
         details["frozen_random_k"] = k
         controls["frozen_random"] = bench.frozen_random_control(control, k=k)
     columns = _columns(measured, states, baseline.num_tokens)
-    columns |= merging.columns(pairs, counts)
+    columns |= merging.columns(pairs, counts) | found.columns
     if known is not None:
         live = measured.num_fired > 0
         metrics |= known_scalars.scalars(known, live=live, seed=config.seed)

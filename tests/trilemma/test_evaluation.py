@@ -18,6 +18,7 @@ from trilemma.metrics import sparsity
 from trilemma.sequences import Sequences
 
 CTX = 32
+TOKEN_TEXT = [" the", "ing", "(", ")", " 42", " Paris", *"abcdefghijk"]
 Batches = Callable[[], Iterator[Sequences]]
 
 
@@ -126,6 +127,7 @@ def measure(
         hook="toy",
         control=sae,
         features=features,
+        token_text=None if lm is None else TOKEN_TEXT,
     )
 
 
@@ -222,6 +224,7 @@ def test_masked_rows_do_not_count(
         eval_batches=cut(rows._replace(x=wild), [128]),
         control=None,
         features=None,
+        token_text=None,
     )
     assert "frozen_random" not in found.controls
     assert found.metrics["fvu"].n == 128 * (CTX - 1)

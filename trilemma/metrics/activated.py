@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
+from trilemma.metrics import scalar
 from trilemma.metrics.coders import Coder
+from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
 
 METRIC_VERSION = 1
@@ -72,3 +74,28 @@ class Cofirings:
         share = self._together / self._num_active.clamp_min(1)
         count = (share > FIRING_SHARE).sum(1).double()
         return count.where(self._num_fired > 0, torch.nan).cpu().numpy()
+
+
+def scalars(
+    one_hot: Float64[np.ndarray, " d_sae"],
+    cofiring: Float64[np.ndarray, " d_sae"] | None,
+) -> dict[str, Scalar]:
+    """Return the mean numbers of features; `cofiring` is None where it is not known."""
+    metrics = {
+        "activated_features": scalar.mean_of(
+            one_hot,
+            method=f"features that, alone, bring {RESPONSE_SHARE:.0%} or more of a "
+            "latent's strongest answer",
+            version=METRIC_VERSION,
+            reason="no latent answers to a feature alone",
+        )
+    }
+    if cofiring is not None:
+        metrics["cofiring_features"] = scalar.mean_of(
+            cofiring,
+            method=f"features on more than {FIRING_SHARE:.0%} of whose rows a latent "
+            "fires",
+            version=METRIC_VERSION,
+            reason="no latent fired",
+        )
+    return metrics

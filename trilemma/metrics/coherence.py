@@ -14,7 +14,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from trilemma.metrics import intervals, scalar
 from trilemma.metrics.reservoir import Reservoir
+from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
 
 METRIC_VERSION = 1
@@ -102,6 +104,33 @@ class Examples:
             found.append((latent, *map(float, (plus.mean(), minus.mean(), solved))))
         columns = np.array(found, dtype=np.float64).reshape(len(found), 4).T
         return Coherence(columns[0].astype(np.int64), *columns[1:])
+
+
+def scalars(found: Coherence, *, num_resamples: int, seed: int) -> dict[str, Scalar]:
+    """Return means over the drawn latents, with intervals for having drawn these."""
+    methods = {
+        "delta_plus": "cosine of contexts: two firings, less firing and silence",
+        "delta_minus": "cosine of contexts: silence and firing, less two silences",
+        "solved": "share of deciles in which delta_plus exceeds delta_minus",
+    }
+    metrics = {}
+    for name, method in methods.items():
+        values: Float64[np.ndarray, " drawn"] = getattr(found, name)
+        interval = intervals.bootstrap_ratio(
+            values, np.ones_like(values), num_resamples=num_resamples, seed=seed
+        )
+        metrics[f"coherence_{name}"] = scalar.pure_number(
+            interval.value,
+            interval[1:],
+            n=len(values),
+            method=f"{method}; mean over latents, bootstrap of at most {NUM_LATENTS} "
+            "drawn",
+            version=METRIC_VERSION,
+            reason=f"no latent that was drawn fired on {NUM_DECILES * _PER_DECILE} "
+            "tokens and was silent on two",
+            seed=seed,
+        )
+    return metrics
 
 
 def _mean_within(

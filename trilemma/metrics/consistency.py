@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
+from trilemma.metrics import scalar
+from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
 
 METRIC_VERSION = 1
-_NUM_DEALS = 8
+_NUM_DEALS = 32
 
 
 class Consistency(NamedTuple):
@@ -57,12 +59,34 @@ class Classes:
         firings = self._firings.reshape(-1, len(rows)).cpu().numpy()
         fired = firings.sum(1)
         generator = np.random.default_rng(seed)
+        num, latent = np.unique(fired, return_inverse=True)
         dealt = [
-            generator.multinomial(fired, rows / rows.sum()).max(1)
+            generator.multinomial(num, rows / rows.sum()).max(1)
             for _ in range(_NUM_DEALS)
         ]
         count = np.where(fired > 0, fired, np.nan)
-        return Consistency(firings.max(1) / count, np.mean(dealt, axis=0) / count)
+        null = np.mean(dealt, axis=0)[latent]
+        return Consistency(firings.max(1) / count, null / count)
+
+
+def scalars(
+    found: Consistency, name: str, *, label: str, seed: int
+) -> dict[str, Scalar]:
+    """Return `consistency_<name>` and what it is by chance."""
+    method = f"share of a latent's firings with its most frequent {label}"
+    return {
+        f"consistency_{name}{suffix}": scalar.mean_of(
+            values,
+            method=what,
+            version=METRIC_VERSION,
+            reason="no latent fired",
+            seed=seed,
+        )
+        for suffix, values, what in (
+            ("", found.share, method),
+            ("_null", found.null, f"{method}, by chance"),
+        )
+    }
 
 
 def by_position(

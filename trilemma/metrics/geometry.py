@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
+from trilemma.metrics import scalar
+from trilemma.metrics.scalar import Scalar
+
 METRIC_VERSION = 1
 DUPLICATE_COSINE = 0.9
 """Above it two directions are taken for one."""
@@ -80,3 +83,32 @@ def geometry(
         mutual_coherence=largest,
         num_latents=num,
     )
+
+
+def scalars(found: Geometry) -> dict[str, Scalar]:
+    """Return the means, shares and extremes over live latents."""
+    duplicate = f"share whose dict_cos exceeds {DUPLICATE_COSINE:g}"
+    exact = {
+        "dict_cos": (found.mean_dict_cos, "largest cosine with another, mean"),
+        "duplicate_fraction": (found.duplicate_fraction, duplicate),
+        "c_dec": (found.c_dec, "mean |cosine| of two"),
+        "mutual_coherence": (found.mutual_coherence, "largest |cosine| of two"),
+    }
+    metrics = {
+        name: scalar.pure_number(
+            value,
+            n=found.num_latents,
+            method=f"exact; decoder rows of live latents: {method}",
+            version=METRIC_VERSION,
+            reason="fewer than two latents fired",
+        )
+        for name, (value, method) in exact.items()
+    }
+    if found.enc_dec_cos is not None:
+        metrics["enc_dec_cos"] = scalar.mean_of(
+            found.enc_dec_cos,
+            method="exact; cosine of a latent's encoder and decoder",
+            version=METRIC_VERSION,
+            reason="no latent fired",
+        )
+    return metrics

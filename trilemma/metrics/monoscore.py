@@ -18,6 +18,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
+from trilemma.metrics import scalar
+from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
 
 METRIC_VERSION = 1
@@ -104,3 +106,21 @@ class MonoScore:
         if n > 1:
             base_rate = float((all_rows.square().sum() - all_norms) / (n * (n - 1)))
         return Scores(score.cpu().numpy(), base_rate)
+
+
+def scalars(scores: Scores, name: str, *, embedding: str) -> dict[str, Scalar]:
+    """Return `monoscore_<name>` and how much of it is more than chance."""
+    base = np.nan if scores.base_rate is None else scores.base_rate
+    method = f"mean cosine of {embedding} over pairs of rows, weighed by activations"
+    return {
+        f"monoscore_{name}{suffix}": scalar.mean_of(
+            values,
+            method=what,
+            version=METRIC_VERSION,
+            reason="no latent has two rows that differ from its smallest activation",
+        )
+        for suffix, values, what in (
+            ("", scores.score, method),
+            ("_excess", scores.score - base, f"{method}, less the mean of all pairs"),
+        )
+    }

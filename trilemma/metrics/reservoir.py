@@ -24,17 +24,17 @@ class Kept(NamedTuple):
 class Reservoir:
     """Of each group, the entries whose hashes are the smallest.
 
-    The hash of an entry follows from its group, its position and the seed, so the
-    sample depends on neither the order nor the batches in which entries come.
+    The hash of an entry follows from its position and the seed alone. So the sample
+    depends on neither the order nor the batches in which entries come, nor on how
+    groups are numbered; groups with entries at the same positions keep the same ones.
     """
 
     def __init__(
         self, num_groups: int, size: int, *, seed: int, device: torch.device
     ) -> None:
         self._size = size
-        group = torch.arange(num_groups, device=device)
-        self._salt = _mixed(_mixed(torch.full_like(group, seed)) + group * _GOLDEN)
-        self._highest = torch.full_like(group, _LARGEST)
+        self._seed = _mixed(torch.tensor(seed, device=device))
+        self._highest = torch.full((num_groups,), _LARGEST, device=device)
         self._kept: list[tuple[Tensor, ...]] = []
         self._num_pending = 0
 
@@ -48,12 +48,14 @@ class Reservoir:
 
         A position comes once in a group.
         """
-        key = _mixed(self._salt[group] ^ (position * _GOLDEN)) & _LARGEST
+        key = _mixed(self._seed ^ (position * _GOLDEN)) & _LARGEST
         chosen = (key < self._highest[group]).nonzero()[:, 0]
         entry = (group[chosen], key[chosen], position[chosen], *facts(chosen))
         self._kept.append(entry)
         self._num_pending += len(chosen)
-        if self._num_pending > max(len(self._salt) * self._size // 2, _LEAST_PENDING):
+        if self._num_pending > max(
+            len(self._highest) * self._size // 2, _LEAST_PENDING
+        ):
             self._trim()
 
     def kept(self) -> Kept:
@@ -67,7 +69,7 @@ class Reservoir:
         by_key = columns[1].argsort()
         order = by_key[columns[0][by_key].argsort(stable=True)]
         group, key = columns[0][order], columns[1][order]
-        count = torch.bincount(group, minlength=len(self._salt))
+        count = torch.bincount(group, minlength=len(self._highest))
         rank = torch.arange(len(group), device=group.device)
         rank -= (count.cumsum(0) - count)[group]
         is_last = rank == self._size - 1

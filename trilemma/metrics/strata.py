@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
-from trilemma.metrics import intervals
+from trilemma.metrics import intervals, scalar
 from trilemma.metrics.intervals import UNDEFINED, Interval
 from trilemma.metrics.polysemanticity import effective_number, purity
 from trilemma.metrics.reservoir import Reservoir
+from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
 
 METRIC_VERSION = 1
@@ -27,6 +28,7 @@ LEAST_FIRINGS = 20
 NUM_STRATA = 5
 NUM_DEALS = 32
 """Deals of labels by chance; the standard deviation behind `poly_z` is good to 13 %."""
+_NO_ENDS = "no interval"
 
 
 class Sampled(NamedTuple):
@@ -115,8 +117,8 @@ def strata(
 ) -> tuple[Strata, Means]:
     """Return how labels share the sampled firings, and the means over latents.
 
-    `labels` are those of all rows, -1 where a row does not count. Chance draws the
-    label of each firing from all rows that count. Intervals delete one block of
+    `labels` are those of all rows, -1 where a row does not count. Chance draws a
+    label for each row from all rows that count. Intervals delete one block of
     documents at a time; strata and chance are held fixed.
     """
     shape = (NUM_STRATA, d_sae, num_labels)
@@ -131,8 +133,9 @@ def strata(
 
     pool, own = labels[labels >= 0], labels[sampled.position]
     generator = np.random.default_rng(seed)
+    row, entry = np.unique(sampled.position, return_inverse=True)
     dealt = [
-        mass(pool[generator.integers(0, len(pool), len(own))], sampled.size)
+        mass(pool[generator.integers(0, len(pool), len(row))][entry], sampled.size)
         for _ in range(NUM_DEALS)
     ]
     n_eff_null = np.mean([effective_number(each) for each in dealt], axis=0)
@@ -172,6 +175,34 @@ def strata(
         num_latents=int(enough.sum()),
     )
     return columns, means
+
+
+def scalars(means: Means, *, num_blocks: int, seed: int) -> dict[str, Scalar]:
+    """Return `poly_z`, and sharing in the strongest fifth and in all fifths alike."""
+    top, each = "strongest fifth of a latent's firings", "mean over fifths of firings"
+    jackknife = f"jackknife over {num_blocks} document blocks"
+    found = {
+        "polysemanticity_top": (means.ratio_top, "n_eff/null", top, jackknife),
+        "polysemanticity_strata": (means.ratio, "n_eff/null", each, jackknife),
+        "purity_top": (means.purity_top, "purity", top, jackknife),
+        "purity_top_null": (means.purity_top_null, "purity by chance", top, _NO_ENDS),
+        "purity_strata": (means.purity, "purity", each, jackknife),
+        "purity_strata_null": (means.purity_null, "purity by chance", each, _NO_ENDS),
+        "poly_z": (means.poly_z, "n_eff in sd from chance", "all firings", jackknife),
+    }
+    return {
+        name: scalar.pure_number(
+            interval.value,
+            interval[1:],
+            n=means.num_latents,
+            method=f"{what}, {part}, at most {SAMPLED_FIRINGS} a latent; mean over "
+            f"latents, {how}",
+            version=METRIC_VERSION,
+            reason=f"no latent fired on {LEAST_FIRINGS} tokens",
+            seed=seed,
+        )
+        for name, (interval, what, part, how) in found.items()
+    }
 
 
 class _Scores(NamedTuple):
