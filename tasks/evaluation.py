@@ -75,6 +75,7 @@ def _baseline_body(work: stage.Work) -> None:
         mean=trained.mean(hook),
         lm=_lm(plan),
         hook=hook,
+        token_text=_token_text(plan),
     )
     tensors = baseline.to_tensors()
     save_file(tensors, work.folder(step) / _BASELINE)
@@ -104,7 +105,7 @@ def _member_body(work: stage.Work) -> None:
         control=training.load_sae(step.parents["training/control"], device),
         features=harvest.features(plan),
         toy=plan.run.toy,
-        token_text=lm.token_text(plan),
+        token_text=_token_text(plan),
     )
     target = work.folder(step)
     durable.write_json(
@@ -148,3 +149,7 @@ def _lm(plan: Plan) -> LM | None:
     if plan.run.harvest is None:
         return None
     return lm.load(plan, dtype=plan.run.harvest.lm_dtype)
+
+
+def _token_text(plan: Plan) -> list[str] | None:
+    return None if plan.run.toy is not None else lm.token_text(plan)

@@ -136,7 +136,7 @@ def evaluate(
         )
         metrics |= summaries.losses(baseline.ce, spliced, config)
 
-    details = {"rate_miller_madow_bits": length.miller_madow_bits}
+    details = {"rate_miller_madow_bits": length.miller_madow_bits} | found.details
     if width is not None:
         details["rate_bin_width"] = width
     assert bits.value is not None

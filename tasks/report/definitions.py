@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from tasks.report import unlabelled
+
 
 class Definition(NamedTuple):
     """One metric, as the report explains it."""
@@ -241,185 +243,6 @@ METRICS = (
         "of its entropy.",
     ),
     Definition(
-        "n_eff_null",
-        "Polysemanticity",
-        "",
-        "What n_eff would be if labels were dealt anew among tokens.",
-    ),
-    Definition(
-        "n_eff_geometric",
-        "Polysemanticity",
-        "lower",
-        "Geometric mean of n_eff over latents, weighed by what they add to "
-        "reconstructions; splitting a latent never raises it.",
-    ),
-    Definition(
-        "purity",
-        "Polysemanticity",
-        "higher",
-        "Share of a latent's activation mass that lies on its main label, "
-        "weighed by what latents add to reconstructions.",
-    ),
-    Definition(
-        "purity_null",
-        "Polysemanticity",
-        "",
-        "What purity would be if labels were dealt anew among tokens.",
-    ),
-    Definition(
-        "polysemanticity_top",
-        "Polysemanticity",
-        "lower",
-        "n_eff over chance in the strongest fifth of a latent's firings.",
-    ),
-    Definition(
-        "polysemanticity_strata",
-        "Polysemanticity",
-        "lower",
-        "The same in each fifth of a latent's firings, mean of the five.",
-    ),
-    Definition(
-        "purity_top",
-        "Polysemanticity",
-        "higher",
-        "Purity in the strongest fifth of a latent's firings.",
-    ),
-    Definition(
-        "purity_top_null",
-        "Polysemanticity",
-        "",
-        "That purity by chance.",
-    ),
-    Definition(
-        "purity_strata",
-        "Polysemanticity",
-        "higher",
-        "Purity in each fifth of a latent's firings, mean of the five.",
-    ),
-    Definition(
-        "purity_strata_null",
-        "Polysemanticity",
-        "",
-        "That purity by chance.",
-    ),
-    Definition(
-        "poly_z",
-        "Polysemanticity",
-        "lower",
-        "How far n_eff lies from chance, in standard deviations, for equally "
-        "many firings of each latent; below 0 is less mixed.",
-    ),
-    Definition(
-        "monoscore_x",
-        "Polysemanticity",
-        "higher",
-        "Mean cosine of two activations on which a latent fires, weighed by its"
-        " strength on both. It rises where a latent fires only on two concepts "
-        "at once.",
-    ),
-    Definition(
-        "monoscore_x_excess",
-        "Polysemanticity",
-        "higher",
-        "The same, less the mean cosine of any two activations: what firing at "
-        "random would score.",
-    ),
-    Definition(
-        "monoscore_context",
-        "Polysemanticity",
-        "higher",
-        "Mean cosine of the contexts of two tokens on which a latent fires, "
-        "weighed by its strength on both.",
-    ),
-    Definition(
-        "monoscore_context_excess",
-        "Polysemanticity",
-        "higher",
-        "The same, less the mean cosine of any two contexts.",
-    ),
-    Definition(
-        "coherence_delta_plus",
-        "Polysemanticity",
-        "higher",
-        "How much more alike two contexts are on which a latent fires equally "
-        "strongly than one on which it fires and one on which it does not.",
-    ),
-    Definition(
-        "coherence_delta_minus",
-        "Polysemanticity",
-        "",
-        "How much more alike a silent and a firing context are than two silent ones.",
-    ),
-    Definition(
-        "coherence_solved",
-        "Polysemanticity",
-        "higher",
-        "Share of activation deciles in which the first of these exceeds the second.",
-    ),
-    Definition(
-        "consistency_token",
-        "Polysemanticity",
-        "higher",
-        "Share of a latent's firings on its most frequent kind of token, such "
-        "as a number or the start of a word.",
-    ),
-    Definition(
-        "consistency_token_null",
-        "Polysemanticity",
-        "",
-        "That share by chance.",
-    ),
-    Definition(
-        "consistency_label",
-        "Polysemanticity",
-        "higher",
-        "Share of a latent's firings in its most frequent context cluster or, "
-        "for toys, strongest feature.",
-    ),
-    Definition(
-        "consistency_label_null",
-        "Polysemanticity",
-        "",
-        "That share by chance.",
-    ),
-    Definition(
-        "activated_features",
-        "Polysemanticity",
-        "lower",
-        "How many true features, each shown alone, bring a tenth or more of a "
-        "latent's strongest answer.",
-    ),
-    Definition(
-        "dict_cos",
-        "Geometry",
-        "lower",
-        "Largest cosine of a decoder row with that of another live latent, mean.",
-    ),
-    Definition(
-        "duplicate_fraction",
-        "Geometry",
-        "lower",
-        "Share of live latents whose decoder row nearly equals another one.",
-    ),
-    Definition(
-        "c_dec",
-        "Geometry",
-        "lower",
-        "Mean absolute cosine of two live decoder rows; smallest near the right l0.",
-    ),
-    Definition(
-        "mutual_coherence",
-        "Geometry",
-        "lower",
-        "Largest absolute cosine of two live decoder rows.",
-    ),
-    Definition(
-        "enc_dec_cos",
-        "Geometry",
-        "",
-        "Cosine of a latent's encoder and decoder, mean over live latents.",
-    ),
-    Definition(
         "mmcs",
         "Polysemanticity",
         "higher",
@@ -502,6 +325,11 @@ METRICS = (
         "Known features",
         "higher",
         "How often the latents of two tied features both fire where both are present.",
+    ),
+    *(
+        Definition(name, group, better, meaning)
+        for group, rows in unlabelled.MEANINGS.items()
+        for name, better, meaning in rows
     ),
     Definition("alive_fraction", "Liveness", "higher", "Share of latents that fired."),
     Definition(

@@ -43,7 +43,8 @@ store: {dtype: bfloat16, chunk_mib: 0.02}
 saes: [{kind: topk, d_sae: 64, k: 4, hook: blocks.1.hook_resid_post}]
 control: {k: 4}
 training: {batch_tokens: 512}
-evaluation: {ce_seqs: 500, num_resamples: 50, rate_tokens: 4096, num_clusters: 8}
+evaluation: {ce_seqs: 500, num_resamples: 50, rate_tokens: 4096, num_clusters: 8,
+             probe_rows: 64}
 explanation: {num_latents: 3, num_resamples: 50}
 sharing: {tracker: none}
 """

@@ -70,6 +70,7 @@ def config() -> Evaluation:
         ce_seqs=40,
         batch_seqs=16,
         dead_density=1e-2,
+        probe_rows=None,
     )
 
 
@@ -106,6 +107,7 @@ def prepare(
         mean=flat.mean(0),
         lm=lm,
         hook="toy",
+        token_text=None if lm is None else TOKEN_TEXT,
     )
 
 
@@ -344,14 +346,15 @@ def test_few_documents_leave_wide_intervals_or_none(
 def test_a_baseline_survives_its_file(
     config: Evaluation, rows: Sequences, tmp_path: Path
 ) -> None:
-    kept = prepare(config, rows, tiny_lm())
+    probed = config.model_copy(update={"probe_rows": 200})
+    kept = prepare(probed, rows, tiny_lm())
     save_file(kept.to_tensors(), tmp_path / "baseline.safetensors")
     back = evaluation.Baseline.from_tensors(
         load_file(tmp_path / "baseline.safetensors")
     )
     assert kept.to_tensors().keys() == back.to_tensors().keys()
     for key, tensor in kept.to_tensors().items():
-        assert torch.equal(tensor, back.to_tensors()[key]), key
+        assert back.to_tensors()[key].numpy().tobytes() == tensor.numpy().tobytes()
 
 
 def test_held_out_rows_that_are_all_masked_are_an_error(
@@ -566,3 +569,13 @@ def test_a_latent_for_two_features_has_the_n_eff_of_their_masses(
     merged = tied(toys.features(toy).sum(0, keepdim=True) / 2**0.5)
     found = known(merged, config, toy)
     assert value(found, "n_eff") == pytest.approx(expected, abs=0.02)
+
+
+def test_few_latents_tell_facts_about_the_text(
+    config: Evaluation, text: Sequences
+) -> None:
+    probed = config.model_copy(update={"probe_rows": 300})
+    found = measure(tied(torch.eye(16), threshold=0.5), probed, text, lm=tiny_lm())
+    assert value(found, "probe_next_new_word") > 0.6
+    assert found.metrics["probe_late"].n == 300
+    assert "probe_dense_late" in found.details

@@ -148,7 +148,7 @@ class Run(Section):
     def _idle(self) -> Iterator[tuple[str, str]]:
         """Yield settings that were changed although nothing would read them."""
         if self.toy is not None:
-            for key in ("ce_seqs", "num_clusters", "context_tokens"):
+            for key in ("ce_seqs", "num_clusters", "context_tokens", "probe_rows"):
                 if _is_changed(self.evaluation, key):
                     yield f"evaluation.{key}", "on a toy"
         if self.sharing.tracker == "none":

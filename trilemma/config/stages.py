@@ -28,6 +28,11 @@ class Evaluation(Section):
     dead_density: PositiveFloat = Field(
         1e-4, description="A silent latent is dead if 3/n is at most this."
     )
+    probe_rows: PositiveInt | None = Field(
+        4096,
+        description="Held-out rows on which a few latents are to tell facts about the "
+        "text; some seconds an SAE, however long the text; absent: none.",
+    )
     num_resamples: PositiveInt = Field(
         1000, description="Bootstrap resamples of the documents."
     )

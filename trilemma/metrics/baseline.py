@@ -1,6 +1,6 @@
 """The baseline: what measuring any SAE of a hook needs, computed once for them all."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import clusters, fidelity, pca
+from trilemma.metrics.dense_probes import DenseProbes, DenseRows
+from trilemma.metrics.probe_tasks import Labeller
 from trilemma.sequences import Sequences
 
 NUM_PERMUTATIONS = 4
@@ -53,6 +55,8 @@ class Baseline:
     """Clean and ablated cross-entropies; None where there is no LM."""
     contexts: clusters.Contexts | None = None
     """What the clusters were found among; None where labels are given."""
+    probes: DenseProbes | None = None
+    """Probes of the activations themselves; None where nothing is probed."""
 
     def rows(self, batches: Iterable[Sequences]) -> Iterator[Rows]:
         """Yield the rows that count, batch by batch."""
@@ -98,6 +102,10 @@ class Baseline:
                 f"contexts.{key}": value
                 for key, value in self.contexts._asdict().items()
             }
+        if self.probes is not None:
+            tensors |= {
+                f"probes.{key}": value for key, value in self.probes._asdict().items()
+            }
         if self.ce is not None:
             tensors |= {
                 f"ce.{key}": torch.from_numpy(value).contiguous()
@@ -113,7 +121,11 @@ class Baseline:
             ce = fidelity.Ablations(
                 *(tensors[f"ce.{key}"].numpy() for key in fidelity.Ablations._fields)
             )
-        contexts = None
+        contexts, probes = None, None
+        if "probes.cut" in tensors:
+            probes = DenseProbes(
+                *(tensors[f"probes.{key}"] for key in DenseProbes._fields)
+            )
         if "contexts.weight" in tensors:
             contexts = clusters.Contexts(
                 tensors["contexts.weight"], tensors["contexts.centre"]
@@ -130,6 +142,7 @@ class Baseline:
             ),
             ce=ce,
             contexts=contexts,
+            probes=probes,
         )
 
 
@@ -142,17 +155,24 @@ def baseline(
     mean: Float[Tensor, " d_in"],
     lm: fidelity.SplicedLM | None,
     hook: str,
+    token_text: Sequence[str] | None,
 ) -> Baseline:
     """Return what evaluating the SAEs of a hook needs beside each SAE itself.
 
     `train_rows` is a bounded sample of unmasked training rows and `mean` the mean of
     all of them. Without an LM, a token id is the label of its row (for a toy: which
-    true feature is the strongest), and there are no cross-entropies.
+    true feature is the strongest), and there are no cross-entropies. `token_text` is
+    what is shown for each token id of an LM; without it nothing is probed.
     """
     centre = mean.double()
     seen = _Split(centre, config.rate_tokens)
+    probed = None
+    if token_text is not None and config.probe_rows is not None:
+        probed = DenseRows(Labeller(token_text), config.probe_rows, seed=config.seed)
     for batch in eval_batches():
         seen.add(batch)
+        if probed is not None:
+            probed.add(batch)
     if seen.num_tokens == 0:
         raise ValueError(
             "evaluation: every held-out row is masked; hold out more text by "
@@ -198,6 +218,7 @@ def baseline(
         curve=pca.rate_curve(components, torch.cat(seen.sample)),
         ce=ce,
         contexts=contexts,
+        probes=None if probed is None else probed.probes(documents),
     )
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 _GOLDEN = -7046029254386353131
-_LARGEST = (1 << 63) - 1
-_LEAST_PENDING = 1 << 14
+LARGEST_HASH = (1 << 63) - 1
+_LEAST_PENDING = 1 << 12
 
 
 class Kept(NamedTuple):
@@ -33,8 +33,8 @@ class Reservoir:
         self, num_groups: int, size: int, *, seed: int, device: torch.device
     ) -> None:
         self._size = size
-        self._seed = _mixed(torch.tensor(seed, device=device))
-        self._highest = torch.full((num_groups,), _LARGEST, device=device)
+        self._seed = seed
+        self._highest = torch.full((num_groups,), LARGEST_HASH, device=device)
         self._kept: list[tuple[Tensor, ...]] = []
         self._num_pending = 0
 
@@ -48,7 +48,7 @@ class Reservoir:
 
         A position comes once in a group.
         """
-        key = _mixed(self._seed ^ (position * _GOLDEN)) & _LARGEST
+        key = hashed(position, seed=self._seed)
         chosen = (key < self._highest[group]).nonzero()[:, 0]
         entry = (group[chosen], key[chosen], position[chosen], *facts(chosen))
         self._kept.append(entry)
@@ -79,13 +79,19 @@ class Reservoir:
         self._num_pending = 0
 
 
-def _mixed(values: Int64[Tensor, " value"]) -> Int64[Tensor, " value"]:
+def hashed(positions: Int64[Tensor, " entry"], *, seed: int) -> Int64[Tensor, " entry"]:
+    """Return numbers from 0 to 2^63 that look random and follow from the positions."""
+    start = _mixed(torch.tensor(seed, device=positions.device))
+    return _mixed(start ^ (positions * _GOLDEN)) & LARGEST_HASH
+
+
+def _mixed(values: Int64[Tensor, "*values"]) -> Int64[Tensor, "*values"]:
     """Return the values' bits well mixed: the finaliser of SplitMix64 (Steele 2014)."""
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         values = (values ^ _shifted(values, shift)) * factor
     return values ^ _shifted(values, 31)
 
 
-def _shifted(values: Int64[Tensor, " value"], bits: int) -> Int64[Tensor, " value"]:
+def _shifted(values: Int64[Tensor, "*values"], bits: int) -> Int64[Tensor, "*values"]:
     """Return the values shifted right with zeros, as unsigned ones would be."""
     return (values >> bits) & ((1 << (64 - bits)) - 1)

@@ -23,6 +23,8 @@ from trilemma.metrics.coders import Autoencoder, Coder
 from trilemma.metrics.coherence import Examples
 from trilemma.metrics.consistency import Classes
 from trilemma.metrics.monoscore import MonoScore
+from trilemma.metrics.probe_tasks import Labeller
+from trilemma.metrics.probes import CodeRows
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.strata import Firings
 from trilemma.metrics.streaming import Batch, Measure
@@ -48,6 +50,8 @@ class Found(NamedTuple):
 
     metrics: dict[str, Scalar]
     columns: dict[str, Float64[np.ndarray, " d_sae"]]
+    details: dict[str, float]
+    """What the probes of each task reach."""
 
 
 class Unlabelled:
@@ -78,7 +82,7 @@ class Unlabelled:
                 device=device,
             )
         }
-        self._examples = None
+        self._examples, self._coded = None, None
         if text is None:
             return
         assert baseline.contexts is not None
@@ -98,13 +102,18 @@ class Unlabelled:
         self._examples = Examples(
             d_sae, embed=embedder.contexts, seed=config.seed, device=device
         )
+        if baseline.probes is not None:
+            self._coded = CodeRows(
+                d_sae, Labeller(text.token_text), baseline.probes, seed=config.seed
+            )
 
     @property
     def measures(self) -> list[Measure]:
         """Return what the pass is to show its batches to."""
         found: list[Measure] = [self._firings]
         found += [*self._scores.values(), *self._classes.values()]
-        return found if self._examples is None else [*found, self._examples]
+        found += [each for each in (self._examples, self._coded) if each is not None]
+        return found
 
     def found(self, *, is_live: Bool[np.ndarray, " d_sae"]) -> Found:
         """Return everything that the measures came to."""
@@ -142,7 +151,11 @@ class Unlabelled:
         columns["dict_cos"] = shape.dict_cos
         if shape.enc_dec_cos is not None:
             columns["enc_dec_cos"] = shape.enc_dec_cos
-        return Found(metrics | geometry.scalars(shape), columns)
+        metrics |= geometry.scalars(shape)
+        if self._coded is None:
+            return Found(metrics, columns, {})
+        probed = self._coded.probed()
+        return Found(metrics | probed.metrics, columns, probed.details)
 
 
 class _Embedder:
