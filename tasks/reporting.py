@@ -3,16 +3,18 @@
 import json
 from typing import Any
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from tasks import evaluation, explanation, lm, report, stage, training
+from tasks import environment, evaluation, explanation, lm, report, stage, training
 from tasks.corpus import INFO
 from tasks.harvest import open_store
 from tasks.plan import Plan, Step
 from trilemma.config import Member
+from trilemma.metrics import stability
 
 PAGE = "index.html"
 _REPORT_BYTES = 64 << 20
@@ -45,7 +47,7 @@ def _body(work: stage.Work) -> None:
             title=plan.run.reporting.title or plan.run.name,
             facts=tuple(_facts(plan)),
             caution=_caution(plan),
-            members=tuple(_member(step, member) for member in plan.run.family()),
+            members=tuple(_member(plan, step, each) for each in plan.run.family()),
             has_features=plan.run.toy is not None,
         ),
         folder,
@@ -54,21 +56,41 @@ def _body(work: stage.Work) -> None:
     work.commit(step)
 
 
-def _member(step: Step, member: Member) -> report.MemberReport:
+def _member(plan: Plan, step: Step, member: Member) -> report.MemberReport:
     trained = step.parents[f"training/{member.name}"]
     evaluated = step.parents[f"evaluation/{member.name}"]
     measured = evaluation.read_metrics(evaluated)
+    found = _stability(plan, step, member)
+    stable = {name: scalar._asdict() for name, scalar in found.metrics.items()}
+    latents = evaluation.read_latents(evaluated) | {"stability": found.best.tolist()}
     return report.MemberReport(
         name=member.name,
         slug=member.name.lower(),
         is_control=member.is_control,
         config=trained.section["sae"],
-        metrics=measured["metrics"],
+        metrics=measured["metrics"] | stable,
         controls=measured["controls"],
-        latents=evaluation.read_latents(evaluated),
+        latents=latents,
         explanations=explanation.read(step.parents[f"explanation/{member.name}"]),
         curve=json.loads((trained.folder / training.CURVE).read_text()),
     )
+
+
+def _stability(plan: Plan, step: Step, member: Member) -> stability.Stability:
+    """Return how well the family's other seeds of an SAE find its directions.
+
+    Only here is the family in sight: an evaluation sees one SAE.
+    """
+    others = plan.run.other_seeds(member)
+    ours, *theirs = (_dictionary(plan, step, each.name) for each in (member, *others))
+    return stability.stability(ours, theirs, seed=plan.run.evaluation.seed)
+
+
+def _dictionary(plan: Plan, step: Step, name: str) -> stability.Dictionary:
+    device = environment.device(plan.run.compute)
+    sae = training.load_sae(step.parents[f"training/{name}"], device)
+    states = evaluation.read_latents(step.parents[f"evaluation/{name}"])["state"]
+    return stability.Dictionary(sae.W_dec, np.array(states) == "alive")
 
 
 def _caution(plan: Plan) -> str | None:

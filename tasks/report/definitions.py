@@ -389,6 +389,7 @@ LATENT_LABELS = {
     "consistency_label": "share of its main label",
     "consistency_label_null": "that share by chance",
     "dict_cos": "cosine with the nearest latent",
+    "stability": "cosine with the nearest of another seed",
     "enc_dec_cos": "cosine of encoder and decoder",
     "activated_features": "features it answers to alone",
     "participation": "participation over true features",

@@ -159,6 +159,24 @@ MEANINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "Cosine of a latent's encoder and decoder, mean over live latents.",
         ),
     ),
+    "Stability": (
+        (
+            "stability",
+            "higher",
+            "Mean absolute cosine of decoder rows with those of another seed of the "
+            "same SAE, matched one to one.",
+        ),
+        (
+            "stable_fraction",
+            "higher",
+            "Share of these pairs with an absolute cosine above 0.7.",
+        ),
+        (
+            "stability_null",
+            "",
+            "The mean with as many random directions in place of the other seed.",
+        ),
+    ),
     "Probes": (
         (
             "probe",

@@ -232,6 +232,23 @@ class Run(Section):
             members.append(Member(f"frozen-random{suffix}", hook, control, True))
         return tuple(members)
 
+    def other_seeds(self, member: Member) -> tuple[Member, ...]:
+        """Return the SAEs of the family that differ from one by their seed alone."""
+
+        def unseeded(other: Member) -> FamilyConfig | None:
+            if isinstance(other.config, Pretrained) or other.is_control:
+                return None
+            return other.config.model_copy(update={"seed": 0})
+
+        ours = unseeded(member)
+        return tuple(
+            other
+            for other in self.family()
+            if ours is not None
+            and other.name != member.name
+            and unseeded(other) == ours
+        )
+
     def _multiply(self, sae: FamilyConfig) -> list[FamilyConfig]:
         if isinstance(sae, Pretrained):
             return [sae]

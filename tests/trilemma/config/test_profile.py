@@ -216,3 +216,16 @@ def test_family_of_pretrained_saes_alone_needs_the_width_of_its_control():
     word = "saes=[{kind: pretrained, path: /a}]"
     (line,) = lines(word, profile=TOY)
     assert line.startswith("control.d_sae: missing; no SAE is trained")
+
+
+def test_seeds_are_saes_that_differ_in_nothing_else():
+    run = config.load(TOY, ("grid={seed: [0, 1, 2], k: [3, 4]}",))
+    family = {member.name: member for member in run.family()}
+    names = [other.name for other in run.other_seeds(family["topk-k3-seed1"])]
+    assert names == ["topk-k3-seed0", "topk-k3-seed2"]
+    assert run.other_seeds(family["frozen-random"]) == ()
+
+
+def test_one_seed_has_no_other():
+    run = config.load(TOY)
+    assert [run.other_seeds(member) for member in run.family()] == [()] * 5
