@@ -61,12 +61,11 @@ class Cofirings:
         """Count the features and firings of a batch."""
         active = self._active(batch).float()
         self._num_active += active.sum(0, dtype=torch.float64)
-        by_latent = batch.latent.int().argsort(stable=True)
-        count = torch.bincount(batch.latent, minlength=len(self._num_fired))
-        self._num_fired += count
+        order, latent, num = batch.by_latent
+        self._num_fired[latent] += num
         # Counts of a batch are exact in float32.
-        self._together += functional.embedding_bag(
-            batch.row[by_latent], active, count.cumsum(0) - count, mode="sum"
+        self._together[latent] += functional.embedding_bag(
+            batch.row[order], active, num.cumsum(0) - num, mode="sum"
         )
 
     def activated(self) -> Float64[np.ndarray, " d_sae"]:

@@ -65,7 +65,7 @@ class Examples:
     def add(self, batch: Batch) -> None:
         """Take in the rows of a batch, and the drawn latents' firings on them."""
         embedded = functional.normalize(self._embed(batch).float(), dim=1)
-        position = torch.from_numpy(batch.rows.position).to(embedded.device)
+        position = batch.position
         index = self._index[batch.latent]
         kept = (index >= 0).nonzero()[:, 0]
         row, index = batch.row[kept], index[kept]

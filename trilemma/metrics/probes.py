@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float64, Int64
 from scipy import sparse
 
@@ -44,8 +43,8 @@ class CodeRows:
     def add(self, batch: Batch) -> None:
         """Take in the rows of a batch that are probed."""
         rows = batch.rows
-        key = hashed(torch.from_numpy(rows.position), seed=self._seed)
-        chosen = (key <= self._dense.cut).nonzero()[:, 0].numpy()
+        key = hashed(batch.position, seed=self._seed)
+        chosen = (key <= int(self._dense.cut)).nonzero()[:, 0].cpu().numpy()
         if len(chosen) == 0:
             return
         self._labels.append(

@@ -56,15 +56,12 @@ class Firings:
 
     def add(self, batch: Batch) -> None:
         """Take in the firings of a batch."""
-        device = batch.row.device
-        position = torch.from_numpy(batch.rows.position).to(device)
-        document = torch.from_numpy(batch.rows.document).to(device)
+        block = batch.document % self._num_blocks
 
         def facts(chosen: Tensor) -> tuple[Tensor, ...]:
-            row = batch.row[chosen]
-            return batch.value[chosen], document[row] % self._num_blocks
+            return batch.value[chosen], block[batch.row[chosen]]
 
-        self._reservoir.add(batch.latent, position[batch.row], facts)
+        self._reservoir.add(batch.latent, batch.position[batch.row], facts)
 
     def sampled(self) -> Sampled:
         """Return the firings kept, a latent's strongest first."""

@@ -97,4 +97,10 @@ def _blocks(batches: Iterable[Rows], size: int) -> Iterator[Rows]:
     for rows in batches:
         for start in range(0, len(rows.x), size):
             part = slice(start, start + size)
-            yield Rows(rows.x[part], rows.document[part], rows.position[part])
+            yield Rows(
+                rows.x[part],
+                rows.document[part],
+                rows.position[part],
+                rows.sequences,
+                rows.kept[part],
+            )

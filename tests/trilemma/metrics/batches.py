@@ -8,13 +8,17 @@ from torch import Tensor
 
 from trilemma.metrics.baseline import Rows
 from trilemma.metrics.streaming import Batch
+from trilemma.sequences import Sequences
 
 
 def batch_of(acts: Tensor, document: np.ndarray) -> Batch:
     """Return one batch; its activations are of no account."""
     row, latent = acts.nonzero(as_tuple=True)
     x = torch.zeros(len(acts), 2)
-    rows = Rows(x, document, np.arange(len(acts)))
+    zeros = torch.zeros(1, len(acts), dtype=torch.int64)
+    whole = Sequences(zeros, torch.from_numpy(document)[None], zeros.byte(), x[None])
+    kept = torch.arange(len(acts))
+    rows = Rows(x, document, kept.numpy(), whole, kept)
     return Batch(rows, x, x, row, latent, acts[row, latent])
 
 

@@ -59,12 +59,12 @@ def test_the_fast_form_equals_the_mean_over_pairs(
     acts: Tensor, embeddings: Tensor
 ) -> None:
     found = fast(acts, embeddings).score
-    assert found == pytest.approx(pairwise(acts, embeddings), abs=1e-6)
+    assert found == pytest.approx(pairwise(acts, embeddings), abs=1e-9)
 
 
 def test_batches_leave_no_trace_in_the_score(acts: Tensor, embeddings: Tensor) -> None:
     whole, parts = (fast(acts, embeddings, each) for each in ([300], [1, 7, 64, 228]))
-    assert parts.score == pytest.approx(whole.score, abs=1e-6)
+    assert parts.score == pytest.approx(whole.score, abs=1e-9)
     assert parts.base_rate == pytest.approx(whole.base_rate, abs=1e-9)
 
 
