@@ -131,7 +131,6 @@ def _run(arguments: Arguments, *, has_rivals: bool) -> Speed:
         hook="random",
         control=None,
         features=None,
-        token_text=None,
     )
     return Speed(dense, sparse, passing, time.perf_counter() - ended[0])
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from trilemma import toys
 from trilemma.config.stages import Evaluation
 from trilemma.config.toys import Toy
 from trilemma.metrics import (
@@ -65,7 +66,7 @@ def evaluate(
     hook: str,
     control: Autoencoder | None,
     features: Float[Tensor, "num_features d_in"] | None,
-    token_text: Sequence[str] | None,
+    token_text: Sequence[str] | None = None,
     toy: Toy | None = None,
 ) -> EvaluationResult:
     """Return what is measured of an SAE over the held-out rows.
@@ -73,8 +74,8 @@ def evaluate(
     `control` is the frozen-random SAE; it is cut to as many latents a token as this
     SAE fires. `features` are a toy's true directions; with them `polysemanticity` is
     the decoder's participation, else how far contexts mix, beside chance. `token_text`
-    is what is shown for each token id of an LM. With the `toy` that drew the rows it is
-    known besides which features each row has.
+    is what is shown for each token id of an LM; without it nothing is said of contexts.
+    With the `toy` that drew the rows it is known besides which features each row has.
     """
     bench = _Bench(config, baseline, eval_batches, features)
     num_documents, d_sae = len(baseline.documents), len(sae.W_dec)
@@ -86,14 +87,12 @@ def evaluate(
         device=sae.W_dec.device,
     )
     text = None
-    if lm is not None:
-        assert token_text is not None
+    if lm is not None and token_text is not None:
         text = Text(lm.embedding(), token_text)
     unlabelled = Unlabelled(sae, config, baseline, text=text)
     known = None if toy is None else KnownFeatures(sae, toy)
     measures: list[Measure] = [sparsity, merged, *unlabelled.measures]
-    if known is not None:
-        measures.append(known)
+    measures += [] if known is None else [known]
     measured = bench.measure(sae, measures)
     pairs, counts = merged.pairs(), merged.counts()
     codes, probes = measured.sample
@@ -119,10 +118,6 @@ def evaluate(
     metrics |= sparsity.scalars(config) | merging.scalars(pairs, counts)
     found = unlabelled.found(is_live=measured.num_fired > 0)
     metrics |= found.metrics
-    if features is not None:
-        answers = activated.one_hot(sae, features)
-        found.columns["activated_features"] = answers
-        metrics |= activated.scalars(answers, None)
     if lm is not None and baseline.ce is not None:
         spliced = fidelity.splices(
             sae,
@@ -152,21 +147,49 @@ def evaluate(
     columns = _columns(measured, states, baseline.num_tokens)
     columns |= merging.columns(pairs, counts) | found.columns
     if known is not None:
-        live = measured.num_fired > 0
-        metrics |= known_scalars.scalars(known, live=live, seed=config.seed)
-        columns |= known_scalars.latent_facts(known)._asdict()
-        if width is not None:
-            k = math.ceil(metrics["l0"].value or 0)
-            details["monosemantic_k"] = k
-            if known.is_exactly_budgeted:
-                details["monosemantic_mse_theory"] = known.mean_excess(k)
-            # One step in activation space, whatever the norms of the decoder's rows.
-            norms = sae.W_dec.detach().double().norm(dim=1).cpu().numpy()
-            step = width * math.sqrt(np.average(norms**2, weights=measured.num_fired))
-            controls["monosemantic"] = bench.monosemantic_control(
-                known.toy, k=k, width=step, device=sae.W_dec.device
-            )
+        told = _of_known_features(
+            bench, sae, known, measured, l0=metrics["l0"].value or 0, width=width
+        )
+        metrics, controls = metrics | told.metrics, controls | told.controls
+        columns, details = columns | told.latents, details | told.details
     return EvaluationResult(metrics, controls, columns, details)
+
+
+def _of_known_features(
+    bench: "_Bench",
+    sae: Coder,
+    known: KnownFeatures,
+    measured: "_Measured",
+    *,
+    l0: float,
+    width: float | None,
+) -> EvaluationResult:
+    """Return what is measured besides where every row's features are known.
+
+    `width` is the SAE's own bin width, at which its monosemantic control is rounded.
+    """
+    live, num_fired = measured.num_fired > 0, measured.num_fired
+    metrics = known_scalars.scalars(known, live=live, seed=bench.config.seed)
+    answers = activated.one_hot(sae, toys.features(known.toy))
+    cofiring = known_scalars.cofiring(known)
+    metrics |= activated.scalars(answers, cofiring)
+    columns = known_scalars.latent_facts(known)._asdict() | {
+        "activated_features": answers,
+        "cofiring_features": cofiring,
+    }
+    if width is None:
+        return EvaluationResult(metrics, {}, columns, {})
+    k = math.ceil(l0)
+    details: dict[str, float] = {"monosemantic_k": k}
+    if known.is_exactly_budgeted:
+        details["monosemantic_mse_theory"] = known.mean_excess(k)
+    # One step in activation space, whatever the norms of the decoder's rows.
+    norms = sae.W_dec.detach().double().norm(dim=1).cpu().numpy()
+    step = width * math.sqrt(np.average(norms**2, weights=num_fired))
+    control = bench.monosemantic_control(
+        known.toy, k=k, width=step, device=sae.W_dec.device
+    )
+    return EvaluationResult(metrics, {"monosemantic": control}, columns, details)
 
 
 class _Measured(NamedTuple):

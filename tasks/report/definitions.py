@@ -392,6 +392,7 @@ LATENT_LABELS = {
     "stability": "cosine with the nearest of another seed",
     "enc_dec_cos": "cosine of encoder and decoder",
     "activated_features": "features it answers to alone",
+    "cofiring_features": "features on most of whose rows it fires",
     "participation": "participation over true features",
     "best_feature": "nearest true feature",
     "best_cosine": "cosine with it",

@@ -130,6 +130,11 @@ MEANINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "How many true features, each shown alone, bring a tenth or more of a"
             " latent's strongest answer.",
         ),
+        (
+            "cofiring_features",
+            "lower",
+            "On how many true features' rows a latent mostly fires.",
+        ),
     ),
     "Geometry": (
         (

@@ -226,7 +226,6 @@ def test_masked_rows_do_not_count(
         eval_batches=cut(rows._replace(x=wild), [128]),
         control=None,
         features=None,
-        token_text=None,
     )
     assert "frozen_random" not in found.controls
     assert found.metrics["fvu"].n == 128 * (CTX - 1)
@@ -523,6 +522,8 @@ def test_a_known_toy_says_which_features_latents_stand_for(config: Evaluation) -
     assert value(found, "co_activation") == 1
     assert found.metrics["absorb_gt"].reason is not None
     assert found.latents["f1_gap"].tolist() == [0] * 16
+    assert value(found, "activated_features") == 1
+    assert value(found, "cofiring_features") == 1
     control = found.controls["monosemantic"]
     assert list(control) == ["rate_bits", "fvu", "mse", "l0", "polysemanticity"]
     assert control["polysemanticity"].value == pytest.approx(1, abs=1e-6)

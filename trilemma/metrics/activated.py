@@ -4,18 +4,15 @@ The measure of the WSAE paper (arXiv 2506.15963, figure 2); that it is computed 
 features shown one at a time, with a threshold relative to the latent, is our reading.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn import functional
 
 from trilemma.metrics import scalar
 from trilemma.metrics.coders import Coder
+from trilemma.metrics.disentanglement import Counts
 from trilemma.metrics.scalar import Scalar
-from trilemma.metrics.streaming import Batch
 
 METRIC_VERSION = 1
 RESPONSE_SHARE = 0.1
@@ -39,62 +36,31 @@ def one_hot(
     return count.where(strongest > 0, torch.nan).cpu().numpy()
 
 
-class Cofirings:
-    """The measure that counts how often a latent fires on the rows of each feature."""
-
-    def __init__(
-        self,
-        d_sae: int,
-        num_features: int,
-        *,
-        active: Callable[[Batch], Bool[Tensor, "row num_features"]],
-        device: torch.device,
-    ) -> None:
-        self._active = active
-        self._together = torch.zeros(
-            d_sae, num_features, dtype=torch.float64, device=device
-        )
-        self._num_active = self._together.new_zeros(num_features)
-        self._num_fired = self._together.new_zeros(d_sae)
-
-    def add(self, batch: Batch) -> None:
-        """Count the features and firings of a batch."""
-        active = self._active(batch).float()
-        self._num_active += active.sum(0, dtype=torch.float64)
-        order, latent, num = batch.by_latent
-        self._num_fired[latent] += num
-        # Counts of a batch are exact in float32.
-        self._together[latent] += functional.embedding_bag(
-            batch.row[order], active, num.cumsum(0) - num, mode="sum"
-        )
-
-    def activated(self) -> Float64[np.ndarray, " d_sae"]:
-        """Return how many features each latent goes with; NaN where it is silent."""
-        share = self._together / self._num_active.clamp_min(1)
-        count = (share > FIRING_SHARE).sum(1).double()
-        return count.where(self._num_fired > 0, torch.nan).cpu().numpy()
+def cofiring(counts: Counts) -> Float64[np.ndarray, " d_sae"]:
+    """Return on how many features' rows each latent mostly fires; NaN if silent."""
+    share = counts.both / np.maximum(counts.present, 1)
+    count = (share > FIRING_SHARE).sum(1).astype(np.float64)
+    return np.where(counts.fired > 0, count, np.nan)
 
 
 def scalars(
     one_hot: Float64[np.ndarray, " d_sae"],
-    cofiring: Float64[np.ndarray, " d_sae"] | None,
+    cofiring: Float64[np.ndarray, " d_sae"],
 ) -> dict[str, Scalar]:
-    """Return the mean numbers of features; `cofiring` is None where it is not known."""
-    metrics = {
+    """Return the mean numbers of features of both kinds."""
+    return {
         "activated_features": scalar.mean_of(
             one_hot,
             method=f"features that, alone, bring {RESPONSE_SHARE:.0%} or more of a "
             "latent's strongest answer",
             version=METRIC_VERSION,
             reason="no latent answers to a feature alone",
-        )
-    }
-    if cofiring is not None:
-        metrics["cofiring_features"] = scalar.mean_of(
+        ),
+        "cofiring_features": scalar.mean_of(
             cofiring,
             method=f"features on more than {FIRING_SHARE:.0%} of whose rows a latent "
             "fires",
             version=METRIC_VERSION,
             reason="no latent fired",
-        )
-    return metrics
+        ),
+    }

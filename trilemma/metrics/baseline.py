@@ -155,7 +155,7 @@ def baseline(
     mean: Float[Tensor, " d_in"],
     lm: fidelity.SplicedLM | None,
     hook: str,
-    token_text: Sequence[str] | None,
+    token_text: Sequence[str] | None = None,
 ) -> Baseline:
     """Return what evaluating the SAEs of a hook needs beside each SAE itself.
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float64
 
 from trilemma import toys
-from trilemma.metrics import disentanglement, intervals, recovery
+from trilemma.metrics import activated, disentanglement, intervals, recovery
 from trilemma.metrics.disentanglement import Counts
 from trilemma.metrics.known_features import KnownFeatures, PairCounts
 from trilemma.metrics.scalar import Scalar
@@ -30,6 +30,11 @@ _METHODS = {
 def latent_facts(known: KnownFeatures) -> disentanglement.LatentFacts:
     """Return what known features say of each latent."""
     return disentanglement.latent_facts(_sum(known.counts()))
+
+
+def cofiring(known: KnownFeatures) -> Float64[np.ndarray, " d_sae"]:
+    """Return on how many features' rows each latent mostly fires."""
+    return activated.cofiring(_sum(known.counts()))
 
 
 def scalars(

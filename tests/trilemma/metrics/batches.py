@@ -6,19 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.metrics.baseline import Rows
+from tests.trilemma.metrics.given import one_sequence
 from trilemma.metrics.streaming import Batch
-from trilemma.sequences import Sequences
 
 
 def batch_of(acts: Tensor, document: np.ndarray) -> Batch:
     """Return one batch; its activations are of no account."""
     row, latent = acts.nonzero(as_tuple=True)
     x = torch.zeros(len(acts), 2)
-    zeros = torch.zeros(1, len(acts), dtype=torch.int64)
-    whole = Sequences(zeros, torch.from_numpy(document)[None], zeros.byte(), x[None])
-    kept = torch.arange(len(acts))
-    rows = Rows(x, document, kept.numpy(), whole, kept)
+    rows = one_sequence(x, document, np.arange(len(acts)))
     return Batch(rows, x, x, row, latent, acts[row, latent])
 
 

@@ -50,24 +50,33 @@ def show(
     )
 
 
+def one_sequence(
+    x: Tensor,
+    document: np.ndarray,
+    position: np.ndarray,
+    *,
+    tokens: Tensor | None = None,
+) -> Rows:
+    """Return rows that are all of one sequence."""
+    kept = torch.arange(len(x))
+    tokens = torch.zeros_like(kept) if tokens is None else tokens
+    whole = Sequences(
+        tokens=tokens[None],
+        document=torch.from_numpy(document)[None],
+        mask=torch.zeros(1, len(x), dtype=torch.uint8),
+        x=x[None],
+    )
+    return Rows(x, document, position, whole, kept)
+
+
 def _rows(
     x: Tensor, tokens: Tensor, document: Tensor, sizes: Sequence[int]
 ) -> Iterator[Rows]:
     assert sum(sizes) == len(x)
     start = 0
     for size in sizes:
-        part = slice(start, start + size)
-        whole = Sequences(
-            tokens=tokens[part][None],
-            document=document[part][None],
-            mask=torch.zeros(1, size, dtype=torch.uint8),
-            x=x[part][None],
-        )
-        yield Rows(
-            x=x[part],
-            document=document[part].numpy(),
-            position=np.arange(start, start + size),
-            sequences=whole,
-            kept=torch.arange(size),
+        part, position = slice(start, start + size), np.arange(start, start + size)
+        yield one_sequence(
+            x[part], document[part].numpy(), position, tokens=tokens[part]
         )
         start += size

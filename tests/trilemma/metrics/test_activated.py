@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trilemma.metrics.given import show
 from trilemma.metrics import activated
-from trilemma.metrics.activated import Cofirings
+from trilemma.metrics.disentanglement import Counts
 
 FEATURES = torch.eye(6)
 
@@ -46,18 +45,10 @@ def test_a_latent_that_needs_two_features_at_once_is_not_seen_by_one() -> None:
     assert np.isnan(activated.one_hot(Threshold(both[None]), FEATURES)).all()
 
 
-def cofiring(
-    acts: Tensor, active: Tensor, sizes: list[int] | None = None
-) -> list[float]:
-    d_sae, num_features = acts.shape[1], active.shape[1]
-    measure = Cofirings(
-        d_sae,
-        num_features,
-        active=lambda batch: batch.x[:, d_sae:] > 0,
-        device=acts.device,
-    )
-    show(acts, measure, beside=active.float(), sizes=sizes)
-    return measure.activated().tolist()
+def cofiring(acts: Tensor, active: Tensor) -> list[float]:
+    fires, present = (acts != 0).double().numpy(), active.double().numpy()
+    counts = Counts(len(fires), fires.sum(0), present.sum(0), fires.T @ present)
+    return activated.cofiring(counts).tolist()
 
 
 @pytest.fixture
@@ -70,12 +61,15 @@ def test_a_latent_goes_with_the_features_on_most_of_whose_rows_it_fires(
     active: Tensor,
 ) -> None:
     one, other = active[:, 0], active[:, 1]
-    acts = torch.stack([one, one | other, one & other, ~one & ~other], dim=1).float()
+    acts = torch.stack([one, one | other, one & other, ~one & ~other], dim=1)
     # Silence of both is where most rows of the two other features are.
-    expected = [1, 2, 0, 2]
-    assert cofiring(acts, active) == expected
-    assert cofiring(acts, active, [1, 7, 64, 2928]) == expected
+    assert cofiring(acts, active) == [1, 2, 0, 2]
 
 
 def test_a_dead_latent_goes_with_nothing_that_is_known(active: Tensor) -> None:
     assert math.isnan(cofiring(torch.zeros(3000, 1), active)[0])
+
+
+def test_a_feature_that_never_occurs_goes_with_no_latent(active: Tensor) -> None:
+    active[:, 3] = False
+    assert cofiring(torch.ones(3000, 1), active) == [3]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.metrics.given import one_sequence
 from trilemma import toys
 from trilemma.config.toys import FeatureTree, Toy
 from trilemma.metrics import known_scalars, recovery
@@ -55,7 +56,7 @@ def rows(toy: Toy, sizes: Iterable[int], kept: slice = slice(None)) -> Iterable[
     for size in sizes:
         position = np.arange(start, start + size)[kept]
         x = toys.sample(toy, split="eval", start=start, num=size).x[kept]
-        yield Rows(x, position // CTX, position)
+        yield one_sequence(x, position // CTX, position)
         start += size
 
 

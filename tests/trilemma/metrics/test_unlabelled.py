@@ -80,7 +80,6 @@ def found(
         mean=acts.mean(0),
         lm=Encoder(),
         hook="blocks.0.hook_resid_post",
-        token_text=None,
     )
     sae = Given(D_SAE)
     measured = Unlabelled(sae, CONFIG, common, text=TEXT)
