@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -15,8 +17,12 @@ from storage.store import Store
 from tasks import environment, harvest, lm, stage, training
 from tasks.plan import Plan, Step
 from trilemma import evaluation as library
+from trilemma.config.saes import Group
+from trilemma.config.section import Section
 from trilemma.lm import LM
+from trilemma.metrics import tree_code
 from trilemma.metrics.scalar import Scalar
+from trilemma.sae import SAE
 from trilemma.sequences import Sequences
 
 METRICS = "metrics.json"
@@ -106,6 +112,7 @@ def _member_body(work: stage.Work) -> None:
         features=harvest.features(plan),
         toy=plan.run.toy,
         token_text=_token_text(plan),
+        parents=_parents(sae, member.config),
     )
     target = work.folder(step)
     durable.write_json(
@@ -117,6 +124,9 @@ def _member_body(work: stage.Work) -> None:
                 for control, scalars in result.controls.items()
             },
             "details": result.details,
+            "rate_curve": {
+                k: v.tolist() for k, v in result.rate_curve._asdict().items()
+            },
         },
     )
     tables.write(target / LATENTS, result.latents)
@@ -127,6 +137,15 @@ def _member_body(work: stage.Work) -> None:
         ", ".join(f"{name} {_shown(result.metrics[name])}" for name in headline),
     )
     work.commit(step)
+
+
+def _parents(sae: SAE, config: Section) -> Int64[np.ndarray, " node"] | None:
+    """Return which latent is on only where which is, for an SAE of such a kind."""
+    if sae.parents is not None:
+        return sae.parents.cpu().numpy()
+    if isinstance(config, Group):
+        return tree_code.group_parents(sae.d_sae, group_size=config.group_size)
+    return None
 
 
 def _origin(store: Store, hook: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from trilemma.metrics import (
     pca,
     polysemanticity,
     rate,
+    rates,
     reconstruction,
     summaries,
 )
@@ -30,6 +31,8 @@ from trilemma.metrics.baseline import Baseline, baseline
 from trilemma.metrics.coders import Autoencoder, Coder, Strongest
 from trilemma.metrics.known_features import KnownFeatures
 from trilemma.metrics.merging import Merging
+from trilemma.metrics.quantised import Quantised
+from trilemma.metrics.rate_curve import RateCurve
 from trilemma.metrics.reconstruction import Reconstruction
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.sparsity import Sparsity
@@ -53,6 +56,8 @@ class EvaluationResult(NamedTuple):
     """One column a fact, one entry a latent; NaN where a fact is undefined."""
     details: dict[str, float]
     """What the numbers rest on, such as bin widths and the control's k."""
+    rate_curve: RateCurve
+    """Rate and distortion as the bin width varies."""
 
 
 @torch.inference_mode()
@@ -68,6 +73,7 @@ def evaluate(
     features: Float[Tensor, "num_features d_in"] | None,
     token_text: Sequence[str] | None = None,
     toy: Toy | None = None,
+    parents: Int64[np.ndarray, " node"] | None = None,
 ) -> EvaluationResult:
     """Return what is measured of an SAE over the held-out rows.
 
@@ -76,6 +82,7 @@ def evaluate(
     the decoder's participation, else how far contexts mix, beside chance. `token_text`
     is what is shown for each token id of an LM; without it nothing is said of contexts.
     With the `toy` that drew the rows it is known besides which features each row has.
+    `parents` are those of `metrics.tree_code`; None for an SAE without structure.
     """
     bench = _Bench(config, baseline, eval_batches, features)
     num_documents, d_sae = len(baseline.documents), len(sae.W_dec)
@@ -95,25 +102,31 @@ def evaluate(
     measures += [] if known is None else [known]
     measured = bench.measure(sae, measures)
     pairs, counts = merged.pairs(), merged.counts()
-    codes, probes = measured.sample
-    width = rate.bin_width(
-        codes, probes, sae.W_dec, tolerance=config.rate_fvu_tolerance
-    )
-    length = rate.code_length(codes, rate.symbols(codes, width))
-    bits = summaries.code_rate(
-        codes,
-        length,
+    ce_rise = None
+    if lm is not None and baseline.ce is not None:
+        ce_rise = _ce_rise(
+            sae, lm, eval_batches, config, hook=hook, documents=baseline.documents
+        )
+    rated = rates.measure(
+        measured.sample,
+        sae.W_dec,
         config,
-        method="one bin width for all latents, the largest that "
-        f"raises fvu by {config.rate_fvu_tolerance:g} (relative)",
+        fvu=measured.metrics["fvu"],
+        l0=measured.metrics["l0"],
+        ce_rise=ce_rise,
+        parents=parents,
     )
     states = liveness.states(
         measured.num_fired,
         num_tokens=baseline.num_tokens,
         dead_density=config.dead_density,
     )
-    metrics = {"rate_bits": bits, **measured.metrics} | summaries.live_fractions(
-        states, num_tokens=baseline.num_tokens, dead_density=config.dead_density
+    metrics = (
+        rated.metrics
+        | measured.metrics
+        | summaries.live_fractions(
+            states, num_tokens=baseline.num_tokens, dead_density=config.dead_density
+        )
     )
     metrics |= sparsity.scalars(config) | merging.scalars(pairs, counts)
     found = unlabelled.found(is_live=measured.num_fired > 0)
@@ -131,9 +144,8 @@ def evaluate(
         )
         metrics |= summaries.losses(baseline.ce, spliced, config)
 
-    details = {"rate_miller_madow_bits": length.miller_madow_bits} | found.details
-    if width is not None:
-        details["rate_bin_width"] = width
+    details = dict(rated.details) | found.details
+    bits = metrics["rate_bits"]
     assert bits.value is not None
     pca_width = pca.width_at(
         baseline.curve, bits.value, num_components=len(baseline.mean)
@@ -148,11 +160,26 @@ def evaluate(
     columns |= merging.columns(pairs, counts) | found.columns
     if known is not None:
         told = _of_known_features(
-            bench, sae, known, measured, l0=metrics["l0"].value or 0, width=width
+            bench,
+            sae,
+            known,
+            measured,
+            l0=metrics["l0"].value or 0,
+            width=details.get("rate_bin_width"),
         )
         metrics, controls = metrics | told.metrics, controls | told.controls
         columns, details = columns | told.latents, details | told.details
-    return EvaluationResult(metrics, controls, columns, details)
+    columns["rate_bits"] = rated.length.latent_bits
+    return EvaluationResult(metrics, controls, columns, details, rated.curve)
+
+
+class _Told(NamedTuple):
+    """What known features add to a result."""
+
+    metrics: dict[str, Scalar]
+    controls: dict[str, dict[str, Scalar]]
+    latents: dict[str, Shaped[np.ndarray, " d_sae"]]
+    details: dict[str, float]
 
 
 def _of_known_features(
@@ -163,7 +190,7 @@ def _of_known_features(
     *,
     l0: float,
     width: float | None,
-) -> EvaluationResult:
+) -> _Told:
     """Return what is measured besides where every row's features are known.
 
     `width` is the SAE's own bin width, at which its monosemantic control is rounded.
@@ -178,7 +205,7 @@ def _of_known_features(
         "cofiring_features": cofiring,
     }
     if width is None:
-        return EvaluationResult(metrics, {}, columns, {})
+        return _Told(metrics, {}, columns, {})
     k = math.ceil(l0)
     details: dict[str, float] = {"monosemantic_k": k}
     if known.is_exactly_budgeted:
@@ -189,7 +216,7 @@ def _of_known_features(
     control = bench.monosemantic_control(
         known.toy, k=k, width=step, device=sae.W_dec.device
     )
-    return EvaluationResult(metrics, {"monosemantic": control}, columns, details)
+    return _Told(metrics, {"monosemantic": control}, columns, details)
 
 
 class _Measured(NamedTuple):
@@ -301,6 +328,32 @@ class _Bench:
         measures = [errors, *measures]
         tally = sweep(coder, self.baseline, rows, wanted=wanted, measures=measures)
         return reconstruction.scalars(*errors.sums(), self.config), tally
+
+
+def _ce_rise(
+    sae: Coder,
+    lm: fidelity.SplicedLM,
+    eval_batches: Callable[[], Iterator[Sequences]],
+    config: Evaluation,
+    *,
+    hook: str,
+    documents: Int64[Tensor, " document"],
+) -> Callable[[float], float]:
+    """Return what quantising at a bin width costs, in nats, on a few sequences."""
+
+    def cross_entropy(coder: Coder) -> float:
+        return fidelity.cross_entropy(
+            coder,
+            lm,
+            eval_batches(),
+            hook=hook,
+            documents=documents.numpy(),
+            num_seqs=config.rate_ce_seqs,
+            batch_seqs=config.batch_seqs,
+        )
+
+    exact = cross_entropy(sae)
+    return lambda width: cross_entropy(Quantised(sae, width)) - exact
 
 
 def _columns(

@@ -35,6 +35,53 @@ METRICS = (
         "own, and one bin width serves all latents, the widest that raises fvu by no "
         "more than the tolerance.",
     ),
+    Definition(
+        "rate_bits_miller_madow",
+        "Rate",
+        "lower",
+        "rate_bits with the Miller-Madow correction for symbols that a finite sample "
+        "has not seen.",
+    ),
+    Definition(
+        "rate_bits_per_latent",
+        "Rate",
+        "lower",
+        "As rate_bits, but each latent has a bin width of its own, allocated greedily "
+        "at the same distortion.",
+    ),
+    Definition(
+        "rate_bits_ce",
+        "Rate",
+        "lower",
+        "As rate_bits, but the bin width is the widest that the LM's cross-entropy "
+        "allows when the quantised code is spliced in.",
+    ),
+    Definition(
+        "rate_bits_tree",
+        "Rate",
+        "lower",
+        "As rate_bits, but a latent is coded only on tokens where its parent, or its "
+        "group, is on.",
+    ),
+    Definition(
+        "rate_two_part",
+        "Rate",
+        "lower",
+        "rate_bits and the decoder, whose cost is spread over the tokens that it "
+        "serves.",
+    ),
+    Definition(
+        "rate_l0_bits",
+        "Rate",
+        "lower",
+        "Bound without entropies: an index and a value for each latent that fires.",
+    ),
+    Definition(
+        "rate_support",
+        "Rate",
+        "lower",
+        "Bound without entropies: which latents fire, as a set, and a byte for each.",
+    ),
     Definition("l0", "Rate", "lower", "Mean number of latents that fire on a token."),
     *(
         Definition(
@@ -369,6 +416,7 @@ LATENT_LABELS = {
     "state": "state",
     "mean_act": "mean activation when firing",
     "max_act": "largest activation",
+    "rate_bits": "bits a token",
     "n_eff": "n_eff, effective concepts",
     "n_eff_null": "n_eff under permuted firings",
     "partner": "latent to merge with",

@@ -15,6 +15,8 @@ from trilemma import evaluation, toys
 from trilemma.config.stages import Evaluation
 from trilemma.config.toys import Toy
 from trilemma.metrics import sparsity
+from trilemma.metrics.coders import Autoencoder, Coder
+from trilemma.metrics.quantised import Quantised
 from trilemma.sequences import Sequences
 
 CTX = 32
@@ -112,7 +114,7 @@ def prepare(
 
 
 def measure(
-    sae: Linear,
+    sae: Coder,
     config: Evaluation,
     rows: Sequences,
     *,
@@ -127,7 +129,7 @@ def measure(
         eval_batches=cut(rows, list(sizes)),
         lm=lm,
         hook="toy",
-        control=sae,
+        control=sae if isinstance(sae, Autoencoder) else None,
         features=features,
         token_text=None if lm is None else TOKEN_TEXT,
     )
@@ -239,6 +241,32 @@ def test_density_agrees_with_the_generator(
     found = measure(tied(features), config, rows).metrics["density"]
     assert found.ci_low is not None and found.ci_high is not None
     assert found.ci_low < source.density < found.ci_high
+
+
+def test_codes_of_the_same_activations_stand_in_order(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features), config, rows)
+    bits = value(found, "rate_bits")
+    assert value(found, "rate_bits_per_latent") <= bits
+    assert bits < value(found, "rate_bits_miller_madow") < 1.05 * bits
+    decoder = 16 * 16 * config.rate_weight_bits / config.rate_decoder_tokens
+    assert value(found, "rate_two_part") == pytest.approx(bits + decoder)
+    assert value(found, "rate_support") < 1.2 * value(found, "rate_l0_bits")
+    assert found.latents["rate_bits"].sum() == pytest.approx(bits)
+    assert "rate_bits_tree" not in found.metrics
+    assert "rate_bits_ce" not in found.metrics
+
+
+def test_the_rate_curve_holds_the_reported_rate(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    found = measure(tied(features), config, rows)
+    at = np.argmin(abs(found.rate_curve.bin_width - found.details["rate_bin_width"]))
+    assert found.rate_curve.rate_bits[at] == pytest.approx(value(found, "rate_bits"))
+    assert found.rate_curve.fvu[at] == pytest.approx(
+        1.01 * value(found, "fvu"), rel=0.01
+    )
 
 
 def test_quantising_at_the_reported_width_costs_the_tolerance(
@@ -580,3 +608,22 @@ def test_few_latents_tell_facts_about_the_text(
     assert value(found, "probe_next_new_word") > 0.6
     assert found.metrics["probe_late"].n == 300
     assert "probe_dense_late" in found.details
+
+
+def test_the_width_for_cross_entropy_costs_its_tolerance(
+    config: Evaluation, text: Sequences
+) -> None:
+    both = tied(torch.cat([torch.eye(16), -torch.eye(16)]), threshold=0.0)
+    loose = config.model_copy(update={"rate_ce_tolerance": 0.2})
+    tight = measure(both, config, text, lm=tiny_lm())
+    found = measure(both, loose, text, lm=tiny_lm())
+    width = found.details["rate_ce_bin_width"]
+    assert tight.details["rate_ce_bin_width"] < width
+    assert value(found, "rate_bits_ce") < value(tight, "rate_bits_ce")
+    whole = config.model_copy(update={"ce_seqs": config.rate_ce_seqs})
+
+    def rise(width: float) -> float:
+        sae = Quantised(both, width)
+        return value(measure(sae, whole, text, lm=tiny_lm()), "delta_ce")
+
+    assert rise(width) <= 0.2 < rise(1.1 * width)

@@ -148,7 +148,8 @@ class Run(Section):
     def _idle(self) -> Iterator[tuple[str, str]]:
         """Yield settings that were changed although nothing would read them."""
         if self.toy is not None:
-            for key in ("ce_seqs", "num_clusters", "context_tokens", "probe_rows"):
+            of_text = ("ce_seqs", "num_clusters", "context_tokens", "probe_rows")
+            for key in (*of_text, "rate_ce_tolerance", "rate_ce_seqs"):
                 if _is_changed(self.evaluation, key):
                     yield f"evaluation.{key}", "on a toy"
         if self.sharing.tracker == "none":

@@ -19,6 +19,19 @@ class Evaluation(Section):
     rate_fvu_tolerance: PositiveFloat = Field(
         0.01, description="Relative rise of fvu that the bin width may cost."
     )
+    rate_ce_tolerance: PositiveFloat = Field(
+        0.01, description="Nats a token that the bin width of rate_bits_ce may cost."
+    )
+    rate_ce_seqs: PositiveInt = Field(
+        16, description="Held-out sequences on which that width is sought."
+    )
+    rate_weight_bits: PositiveInt = Field(
+        16, description="Bits of a decoder weight in rate_two_part."
+    )
+    rate_decoder_tokens: PositiveInt = Field(
+        1_000_000_000,
+        description="Tokens over which rate_two_part spreads the decoder.",
+    )
     num_clusters: PositiveInt = Field(
         64, description="Context clusters for n_eff where no features are known."
     )

@@ -122,13 +122,9 @@ def splices(
     seed: int,
 ) -> Splices:
     """Return what the reconstructions do, beside errors of equal norm at random."""
-    device = coder.W_dec.device
 
     def losses(first: int, batch: Sequences) -> Float64[Tensor, "batch pos column"]:
-        flat = batch.x.reshape(-1, batch.x.shape[-1]).to(device)
-        parts = torch.split(flat, coders.block_rows(len(coder.W_dec)))
-        x_hat = torch.cat([coders.code(coder, part).x_hat for part in parts])
-        x_hat = x_hat.reshape(batch.x.shape).to(batch.x.device)
+        x_hat = _reconstruction(coder, batch)
         drawn = [
             generator.standard_normal(batch.x.shape[1:], dtype=np.float32)
             for generator in _generators(seed, first, batch)
@@ -150,6 +146,35 @@ def splices(
     return Splices(
         *_document_sums(losses, _first(batches, num_seqs, batch_seqs), documents, 4)
     )
+
+
+def cross_entropy(
+    coder: Coder,
+    lm: SplicedLM,
+    batches: Iterable[Sequences],
+    *,
+    hook: str,
+    documents: Int64[np.ndarray, " document"],
+    num_seqs: int,
+    batch_seqs: int,
+) -> float:
+    """Return the mean cross-entropy in nats with the reconstructions spliced in."""
+
+    def losses(first: int, batch: Sequences) -> Float64[Tensor, "batch pos column"]:
+        spliced = _spliced(lm, hook, batch, _reconstruction(coder, batch))
+        return _cross_entropy(spliced, batch.tokens[:, 1:])[..., None]
+
+    num_tokens, total = _document_sums(
+        losses, _first(batches, num_seqs, batch_seqs), documents, 1
+    )
+    return float(total.sum() / num_tokens.sum())
+
+
+def _reconstruction(coder: Coder, batch: Sequences) -> Float[Tensor, "batch pos d_in"]:
+    flat = batch.x.reshape(-1, batch.x.shape[-1]).to(coder.W_dec.device)
+    parts = torch.split(flat, coders.block_rows(len(coder.W_dec)))
+    x_hat = torch.cat([coders.code(coder, part).x_hat for part in parts])
+    return x_hat.reshape(batch.x.shape).to(batch.x.device)
 
 
 def _generators(seed: int, first: int, batch: Sequences) -> list[np.random.Generator]:

@@ -5,33 +5,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.metrics.code_samples import (
+    binary_entropy,
+    codes_of,
+    sparse_acts,
+)
 from trilemma.metrics import rate
-
-
-def codes_of(acts: Tensor) -> rate.Codes:
-    row, latent = acts.nonzero(as_tuple=True)
-    return rate.Codes(
-        document=np.zeros(len(acts), dtype=np.int64),
-        row=row.numpy(),
-        latent=latent.numpy(),
-        value=acts[row, latent].numpy(),
-        d_sae=acts.shape[1],
-    )
 
 
 def mean_bits(acts: Tensor, width: float) -> float:
     codes = codes_of(acts)
     return float(rate.code_length(codes, rate.symbols(codes, width)).bits.mean())
-
-
-def binary_entropy(p: Tensor) -> Tensor:
-    return -(p * p.log2() + (1 - p) * (1 - p).log2())
-
-
-def sparse_acts(num_rows: int, d_sae: int, density: float) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(num_rows, d_sae, generator=generator) + 0.5
-    return values * (torch.rand(num_rows, d_sae, generator=generator) < density)
 
 
 def test_a_binary_code_costs_the_sum_of_its_binary_entropies() -> None:
@@ -48,6 +32,41 @@ def test_the_entropy_splits_into_firing_and_amplitude_given_firing() -> None:
     given = -(share[share > 0] * share[share > 0].log2()).sum()
     expected = binary_entropy(p) + p * given
     assert mean_bits(acts, 0.25) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_equally_likely_levels_cost_their_logarithm() -> None:
+    levels = torch.arange(4000) % 16
+    assert mean_bits((levels[:, None] + 0.5) * 0.25, 0.25) == pytest.approx(4)
+
+
+def test_geometric_levels_cost_the_geometric_entropy() -> None:
+    p, num_rows = 0.5, 1 << 14
+    counts = [num_rows >> (level + 1) for level in range(14)]
+    levels = torch.repeat_interleave(torch.arange(14), torch.tensor(counts))
+    found = mean_bits((levels[:, None] + 0.5).float(), 1.0)
+    # The entropy of a geometric variable is H_b(p) / p; the tail here is cut.
+    assert found == pytest.approx(float(binary_entropy(torch.tensor(p))) / p, abs=2e-3)
+
+
+def test_the_bits_of_latents_sum_to_those_of_rows() -> None:
+    codes = codes_of(sparse_acts(3000, 9, 0.2))
+    found = rate.code_length(codes, rate.symbols(codes, 0.1))
+    assert found.latent_bits.sum() == pytest.approx(found.bits.mean(), rel=1e-12)
+
+
+def test_the_correction_brings_small_samples_nearer_to_the_truth() -> None:
+    truth = 20 * (0.5 * np.log2(20) + 1)
+    plain, corrected = [], []
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(20):
+        level = torch.randint(20, (200, 20), generator=generator) + 0.5
+        acts = level * (torch.rand(200, 20, generator=generator) < 0.5)
+        codes = codes_of(acts)
+        found = rate.code_length(codes, rate.symbols(codes, 1.0))
+        plain.append(float(found.bits.mean()))
+        corrected.append(plain[-1] + found.miller_madow_bits)
+    assert np.mean(plain) < truth
+    assert abs(np.mean(corrected) - truth) < 0.1 * (truth - np.mean(plain))
 
 
 def test_a_latent_that_always_fires_alike_costs_nothing() -> None:

@@ -1,0 +1,48 @@
+"""Tests of the bounds on the rate, at the figures of Ayonrinde et al. (2024)."""
+
+import math
+
+import pytest
+
+from trilemma.metrics import rate_bounds
+
+
+def test_the_bound_of_gpt2s_sae_is_the_published_one() -> None:
+    assert rate_bounds.l0_bits(65, d_sae=25_000) == pytest.approx(1404.63, abs=5e-3)
+
+
+def test_a_dense_code_needs_no_index() -> None:
+    assert 768 * rate_bounds.L0_VALUE_BITS == 5376
+
+
+def test_a_one_hot_code_costs_its_value_and_one_index() -> None:
+    # The published 13,993 multiplies the value's bits by the index's; the formula adds.
+    index = 128 * math.log2(50_257)
+    found = rate_bounds.l0_bits(1, d_sae=50_257**128)
+    assert found == pytest.approx(7 + index) == pytest.approx(2005.98, abs=5e-3)
+    assert round(7 * index) == 13_993
+
+
+def test_the_support_of_two_among_four_is_one_of_six() -> None:
+    assert rate_bounds.support_bits(2, d_sae=4) == pytest.approx(math.log2(6) + 16)
+
+
+def test_a_silent_code_has_no_support() -> None:
+    assert rate_bounds.support_bits(0, d_sae=4) == 0
+
+
+def test_a_set_costs_less_than_its_indices_one_by_one() -> None:
+    for l0 in (1.5, 8, 64.2):
+        indices = l0 * math.log2(4096)
+        support = rate_bounds.support_bits(l0, d_sae=4096)
+        assert support - rate_bounds.SUPPORT_VALUE_BITS * l0 < indices
+
+
+def test_the_decoders_cost_falls_with_the_tokens_that_share_it() -> None:
+    def bits(num_tokens: int) -> float:
+        return rate_bounds.decoder_bits(
+            d_sae=1024, d_in=64, weight_bits=16, num_tokens=num_tokens
+        )
+
+    assert bits(1) == 1024 * 64 * 16
+    assert bits(1 << 20) == 1
