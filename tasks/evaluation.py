@@ -10,6 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from storage import durable, provenance, tables
@@ -27,6 +29,7 @@ from trilemma.sequences import Sequences
 
 METRICS = "metrics.json"
 LATENTS = "latents.parquet"
+PARTS = "documents.safetensors"
 BASELINE_PREFIX = "baseline-"
 _BASELINE = "baseline.safetensors"
 _BYTES_PER_LATENT = 1 << 10
@@ -52,6 +55,11 @@ def read_metrics(step: Step) -> dict[str, Any]:
 def read_latents(step: Step) -> dict[str, list[Any]]:
     """Return the columns of an SAE's latents."""
     return tables.read(step.folder / LATENTS)
+
+
+def read_parts(step: Step) -> dict[str, np.ndarray]:
+    """Return the sums over documents by which an SAE is compared with others."""
+    return load_arrays(step.folder / PARTS)
 
 
 def sequences(
@@ -130,6 +138,7 @@ def _member_body(work: stage.Work) -> None:
         },
     )
     tables.write(target / LATENTS, result.latents)
+    save_arrays(result.parts, target / PARTS)
     headline = ("rate_bits", "fvu", "l0", "polysemanticity")
     get_run_logger().info(
         "%s: %s",

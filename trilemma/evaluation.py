@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from trilemma import toys
@@ -20,6 +20,7 @@ from trilemma.metrics import (
     known_scalars,
     liveness,
     merging,
+    parts,
     pca,
     polysemanticity,
     rate,
@@ -33,7 +34,7 @@ from trilemma.metrics.known_features import KnownFeatures
 from trilemma.metrics.merging import Merging
 from trilemma.metrics.quantised import Quantised
 from trilemma.metrics.rate_curve import RateCurve
-from trilemma.metrics.reconstruction import Reconstruction
+from trilemma.metrics.reconstruction import DocumentSums, Reconstruction
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.sparsity import Sparsity
 from trilemma.metrics.streaming import Measure
@@ -58,6 +59,8 @@ class EvaluationResult(NamedTuple):
     """What the numbers rest on, such as bin widths and the control's k."""
     rate_curve: RateCurve
     """Rate and distortion as the bin width varies."""
+    parts: parts.Arrays
+    """Sums over documents, by which SAEs are paired; see `metrics.parts`."""
 
 
 @torch.inference_mode()
@@ -131,6 +134,7 @@ def evaluate(
     metrics |= sparsity.scalars(config) | merging.scalars(pairs, counts)
     found = unlabelled.found(is_live=measured.num_fired > 0)
     metrics |= found.metrics
+    kept = _parts(measured, rated.length.bits)
     if lm is not None and baseline.ce is not None:
         spliced = fidelity.splices(
             sae,
@@ -143,6 +147,11 @@ def evaluate(
             seed=config.seed,
         )
         metrics |= summaries.losses(baseline.ce, spliced, config)
+        kept |= parts.of_ratio(
+            "delta_ce",
+            spliced.ce - baseline.ce.clean,
+            spliced.num_tokens,
+        )
 
     details = dict(rated.details) | found.details
     bits = metrics["rate_bits"]
@@ -170,7 +179,7 @@ def evaluate(
         metrics, controls = metrics | told.metrics, controls | told.controls
         columns, details = columns | told.latents, details | told.details
     columns["rate_bits"] = rated.length.latent_bits
-    return EvaluationResult(metrics, controls, columns, details, rated.curve)
+    return EvaluationResult(metrics, controls, columns, details, rated.curve, kept)
 
 
 class _Told(NamedTuple):
@@ -223,6 +232,7 @@ class _Measured(NamedTuple):
     """What one pass says of a coder, its rate left aside."""
 
     metrics: dict[str, Scalar]
+    errors: DocumentSums
     tally: Tally
     sample: Sample
     shared: polysemanticity.Sharing
@@ -248,7 +258,7 @@ class _Bench:
         if self.features is not None:
             matches = polysemanticity.matches(coder.W_dec, self.features)
             score = matches.participation
-        distortion, tally = self._sweep(
+        errors, tally = self._sweep(
             coder,
             Wanted(config.rate_tokens, null_seed=config.seed, score=score),
             measures,
@@ -261,7 +271,8 @@ class _Bench:
             num_fired=latents.num_fired,
             norms=coder.W_dec.double().norm(dim=1).cpu().numpy(),
         )
-        metrics = distortion | density.scalars(tally, config)
+        metrics = reconstruction.scalars(*errors.sums(), config)
+        metrics |= density.scalars(tally, config)
         if matches is None:
             labels = f"kmeans{self.baseline.num_labels}, sif{config.context_tokens}"
             metrics |= summaries.sharing(tally, shared, config, labels=labels)
@@ -271,7 +282,8 @@ class _Bench:
             )
             metrics["polysemanticity"] = summaries.participation(tally, config)
             metrics["mmcs"] = summaries.mean_best_cosine(tally, matches)
-        return _Measured(metrics, tally, tally.sample, shared, matches)
+        sums, _ = errors.sums()
+        return _Measured(metrics, sums, tally, tally.sample, shared, matches)
 
     def pca_control(self, width: float, *, device: torch.device) -> dict[str, Scalar]:
         """Return what principal components at a bin width score."""
@@ -313,21 +325,21 @@ class _Bench:
         self, control: Autoencoder, *, k: int
     ) -> dict[str, Scalar]:
         """Return how well the k strongest of the control's latents reconstruct."""
-        distortion, tally = self._sweep(
+        errors, tally = self._sweep(
             Strongest(control, k), Wanted(rate_rows=None, null_seed=None, score=None)
         )
-        l0 = density.scalars(tally, self.config)["l0"]
-        return {"fvu": distortion["fvu"], "l0": l0}
+        fvu = reconstruction.scalars(*errors.sums(), self.config)["fvu"]
+        return {"fvu": fvu, "l0": density.scalars(tally, self.config)["l0"]}
 
     def _sweep(
         self, coder: Coder, wanted: Wanted, measures: Sequence[Measure] = ()
-    ) -> tuple[dict[str, Scalar], Tally]:
-        """Return the distortion metrics and the tally of one pass."""
+    ) -> tuple[Reconstruction, Tally]:
+        """Return what one pass adds up: errors, and all that the tally has."""
         rows = self.baseline.rows(self.eval_batches())
         errors = Reconstruction(self.baseline, device=coder.W_dec.device)
         measures = [errors, *measures]
         tally = sweep(coder, self.baseline, rows, wanted=wanted, measures=measures)
-        return reconstruction.scalars(*errors.sums(), self.config), tally
+        return errors, tally
 
 
 def _ce_rise(
@@ -354,6 +366,26 @@ def _ce_rise(
 
     exact = cross_entropy(sae)
     return lambda width: cross_entropy(Quantised(sae, width)) - exact
+
+
+def _parts(measured: _Measured, bits: Float64[np.ndarray, " row"]) -> parts.Arrays:
+    """Return what pairs this SAE with others on the axes that they are compared on."""
+    sums, errors = measured.tally.documents, measured.errors
+    of_row = measured.sample.codes.document
+    num_documents = len(sums.num_tokens)
+    found = (
+        parts.of_ratio(
+            "rate_bits",
+            np.bincount(of_row, bits, minlength=num_documents),
+            np.bincount(of_row, minlength=num_documents).astype(np.float64),
+        )
+        | parts.of_ratio("fvu", errors.squared_error, errors.squared_deviation)
+        | parts.of_ratio("l0", sums.num_firings, sums.num_tokens)
+    )
+    if measured.matches is not None:
+        return found | parts.of_ratio("polysemanticity", sums.score, sums.num_firings)
+    left_out = measured.shared.mean_ratio_out[:num_documents]
+    return found | parts.of_left_out("polysemanticity", left_out)
 
 
 def _columns(

@@ -10,6 +10,8 @@ from scipy import special
 _LEVEL = 0.95
 _BLOCK_ENTRIES = 1 << 22
 """Largest number of document weights held at once (32 MiB of float64)."""
+_ROUNDING = 1e-9
+"""Share of a standard error below which a resample's own is rounding."""
 
 
 class Interval(NamedTuple):
@@ -18,7 +20,7 @@ class Interval(NamedTuple):
     value: float | None
     """None where it is undefined."""
     ci_low: float | None
-    """None where the value is undefined, or fewer than two documents stand behind."""
+    """None where the value is undefined, or there are fewer than two documents."""
     ci_high: float | None
     """As `ci_low`."""
 
@@ -34,12 +36,11 @@ def bootstrap_ratio(
     seed: int,
     min_denominator: float = 0.0,
 ) -> Interval:
-    """Return `sum(num) / sum(den)` with its percentile interval over documents.
+    """Return `sum(num) / sum(den)` with its interval; see `bootstrap_ratios`.
 
-    `num[i]` and `den[i]` are sums over document i. Documents are drawn with
-    replacement, `num_resamples` times. A mean has the count of tokens as `den`;
-    F1 is `2 tp` over `2 tp + fp + fn`. The ratio is undefined where the sum of `den`
-    is not above `min_denominator`.
+    `num[i]` and `den[i]` are sums over document i. A mean has the count of tokens as
+    `den`; F1 is `2 tp` over `2 tp + fp + fn`. The ratio is undefined where the sum of
+    `den` is not above `min_denominator`.
     """
     return bootstrap_ratios(
         np.asarray(num)[:, None],
@@ -58,25 +59,39 @@ def bootstrap_ratios(
     seed: int,
     min_denominator: float | Float64[np.ndarray, " ratio"] = 0.0,
 ) -> list[Interval]:
-    """Return many ratios on the same resamples of documents; see `bootstrap_ratio`."""
+    """Return many ratios with their intervals, on the same resamples of documents.
+
+    The studentised bootstrap (Efron and Tibshirani 1993, section 12.5): documents are
+    drawn with replacement, and what is resampled is the ratio's error over its own
+    standard error, to first order. Percentiles of the ratio itself would be too narrow
+    where documents are few or unlike each other; `docs/metrics.md` has the figures.
+    """
     num = np.asarray(num, dtype=np.float64)
     den = np.asarray(den, dtype=np.float64)
-    num_ratios = num.shape[1]
-    least = np.broadcast_to(min_denominator, num_ratios)
-    both = np.concatenate([num, den], axis=1)
-    samples = resampled_sums(both, num_resamples=num_resamples, seed=seed)
-    intervals = []
-    for column in range(num_ratios):
-        total = float(den[:, column].sum())
-        if not total > least[column]:
-            intervals.append(UNDEFINED)
+    total = den.sum(0)
+    least = np.broadcast_to(min_denominator, total.shape)
+    is_defined = total > least
+    value = num.sum(0) / np.where(is_defined, total, 1.0)
+    # About its value a ratio's sums are small, so that nothing cancels.
+    error = num - value * den
+    columns = np.concatenate([error, den, error**2, error * den, den**2], axis=1)
+    drawn = resampled_sums(columns, num_resamples=num_resamples, seed=seed)
+    sums = drawn.reshape(num_resamples, 5, len(total))
+    found = []
+    for i in range(len(total)):
+        if not is_defined[i]:
+            found.append(UNDEFINED)
             continue
-        value = float(num[:, column].sum()) / total
-        below = samples[:, num_ratios + column]
-        kept = below > least[column]
-        ratios = samples[kept, column] / below[kept]
-        intervals.append(percentile(value, ratios, num_documents=len(num)))
-    return intervals
+        num_behind = int((den[:, i] != 0).sum())
+        if num_behind <= 1:
+            found.append(Interval(float(value[i]), None, None))
+            continue
+        kept = sums[sums[:, 1, i] > least[i], :, i]
+        low, high = _studentised_errors(kept, num_documents=num_behind)
+        spread = _standard_error(num[:, i], den[:, i])
+        ends = value[i] - spread * high, value[i] - spread * low
+        found.append(_bounded(Interval(float(value[i]), *ends), num[:, i], den[:, i]))
+    return found
 
 
 def resampled_sums(
@@ -92,6 +107,63 @@ def resampled_sums(
     return np.concatenate(
         [weights @ sums for weights in _weights(len(sums), num_resamples, seed)]
     )
+
+
+def _studentised_errors(
+    sums: Float64[np.ndarray, "resample 5"], *, num_documents: int
+) -> tuple[float, float]:
+    """Return the errors, each over its own standard error, that bound 95 % of them."""
+    error, total, squares, products, totals = sums.T
+    moved = error / total
+    variance = squares - 2 * moved * products + moved**2 * totals
+    scale = num_documents / (num_documents - 1)
+    own = np.sqrt(scale * variance.clip(min=0)) / total
+    # A resample without spread says that its error is nothing, or without bound.
+    rounding = _ROUNDING * float(own.max(initial=0.0))
+    bound = np.where(abs(moved) <= rounding, 0.0, np.copysign(np.inf, moved))
+    is_still = own <= rounding
+    errors = np.where(is_still, bound, moved / np.where(is_still, 1.0, own))
+    tail = (1 - _LEVEL) / 2
+    usual = float(special.stdtrit(num_documents - 1, 1 - tail))
+    if len(errors) == 0:
+        return -usual, usual
+    with np.errstate(invalid="ignore"):  # between two that are without bound
+        low, high = np.quantile(errors, [tail, 1 - tail], method="weibull")
+    # Two or three documents, or one that alone differs, leave too many such resamples;
+    # Student's t stands in.
+    return (
+        float(low) if np.isfinite(low) else -usual,
+        float(high) if np.isfinite(high) else usual,
+    )
+
+
+def _standard_error(
+    num: Float64[np.ndarray, " document"], den: Float64[np.ndarray, " document"]
+) -> float:
+    """Return the delete-a-document jackknife's standard error of a ratio.
+
+    It errs to the safe side (Efron and Stein 1981), which few documents need.
+    """
+    kept = den != 0
+    num, den = num[kept], den[kept]
+    left_out = (num.sum() - num) / (den.sum() - den)
+    share = (len(num) - 1) / len(num)
+    return float(np.sqrt(share * ((left_out - left_out.mean()) ** 2).sum()))
+
+
+def _bounded(
+    interval: Interval,
+    num: Float64[np.ndarray, " document"],
+    den: Float64[np.ndarray, " document"],
+) -> Interval:
+    """Return the interval cut to where a ratio of such sums can lie."""
+    value, low, high = interval
+    assert low is not None and high is not None
+    if (den >= 0).all() and (num >= 0).all():
+        low = max(low, 0.0)
+    if (den >= 0).all() and (num <= den).all():
+        high = min(high, 1.0)
+    return Interval(value, float(low), float(high))
 
 
 def percentile(

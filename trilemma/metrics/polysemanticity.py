@@ -33,6 +33,8 @@ class Sharing(NamedTuple):
     mean_purity: intervals.Interval
     """Mean of `purity` with the same weights."""
     mean_purity_null: intervals.Interval
+    mean_ratio_out: Float64[np.ndarray, " block"]
+    """The same without each block of documents in turn."""
 
 
 class Matches(NamedTuple):
@@ -98,6 +100,7 @@ def sharing(
     )
     by_firing = (fired, fired - num_fired)
     by_mass = (_sum(total) * norms, mass_out * norms)
+    ratio_out = n_eff_out / null
     entropy = weighted_mean(np.log(n_eff), by_mass[0], np.log(n_eff_out), by_mass[1])
     return Sharing(
         n_eff=n_eff,
@@ -106,8 +109,12 @@ def sharing(
         purity_null=pure_null,
         mean_n_eff=weighted_mean(n_eff, by_firing[0], n_eff_out, by_firing[1]),
         mean_n_eff_null=weighted_mean(null, fired),
-        mean_ratio=weighted_mean(
-            n_eff / null, by_firing[0], n_eff_out / null, by_firing[1]
+        mean_ratio=weighted_mean(n_eff / null, by_firing[0], ratio_out, by_firing[1]),
+        mean_ratio_out=np.array(
+            [
+                np.nan if (mean := _mean(*pair)) is None else mean
+                for pair in zip(ratio_out, by_firing[1], strict=True)
+            ]
         ),
         geometric_n_eff=intervals.Interval(
             *(None if end is None else math.exp(end) for end in entropy)

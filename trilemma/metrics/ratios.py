@@ -44,7 +44,7 @@ def bootstrapped(
             *interval,
             n=int(num_tokens.sum()),
             unit=ratio.unit,
-            method=f"{ratio.method}; document bootstrap",
+            method=f"{ratio.method}; studentised document bootstrap",
             metric_version=version,
             seed=config.seed,
             reason=ratio.undefined if interval.value is None else None,

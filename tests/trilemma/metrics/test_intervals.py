@@ -61,16 +61,49 @@ def test_ratios_measured_together_equal_those_measured_alone() -> None:
     assert together[1] == pytest.approx(alone)
 
 
-def test_the_interval_covers_the_true_ratio_about_95_times_in_100() -> None:
-    generator = np.random.default_rng(0)
+def coverage(num_documents: int, *, num_simulations: int, seed: int) -> float:
+    """Return how often the interval holds 2, for documents of unequal length and kind.
+
+    A document has 20 to 199 tokens, a mean of its own (gamma, with a deviation of a
+    quarter of the mean) and unit noise.
+    """
+    generator = np.random.default_rng(seed)
     covered = 0
-    for _ in range(300):
-        den = generator.integers(20, 200, size=60).astype(float)
-        num = den * 2 + generator.normal(0, np.sqrt(den))
-        found = ratio(num, den, num_resamples=300)
+    for simulation in range(num_simulations):
+        den = generator.integers(20, 200, size=num_documents).astype(float)
+        own = generator.gamma(16, 2 / 16, size=num_documents)
+        num = den * own + generator.normal(0, np.sqrt(den))
+        found = ratio(num, den, num_resamples=999, seed=simulation)
         assert found.ci_low is not None and found.ci_high is not None
         covered += found.ci_low <= 2 <= found.ci_high
-    assert 0.90 <= covered / 300 <= 0.98
+    return covered / num_simulations
+
+
+def test_the_interval_covers_the_true_ratio_about_95_times_in_100() -> None:
+    assert 0.91 <= coverage(40, num_simulations=300, seed=0) <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_documents", [20, 60, 200])
+def test_the_interval_covers_the_true_ratio_from_20_documents_on(
+    num_documents: int,
+) -> None:
+    found = coverage(num_documents, num_simulations=4000, seed=1)
+    assert 0.94 <= found <= 0.96
+
+
+def test_two_documents_have_the_interval_of_students_t() -> None:
+    found = ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
+    expected = stats.t.interval(0.95, 1, 1.0, stats.sem([0.5, 1.5]))
+    # Neither end lies below zero, for no sum does.
+    assert found == pytest.approx((1.0, max(0, expected[0]), expected[1]))
+
+
+def test_the_interval_of_a_share_stays_between_zero_and_one() -> None:
+    hits = np.array([10.0] * 11 + [0.0])
+    found = ratio(hits, np.full(12, 10.0))
+    assert found.ci_low is not None and 0 <= found.ci_low < 0.9
+    assert found.ci_high == 1
 
 
 def test_resamples_do_not_depend_on_how_many_fit_in_memory() -> None:

@@ -1,0 +1,72 @@
+"""Families at one rate: distortion and polysemanticity between their members."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from trilemma.metrics.comparison import Difference
+
+
+class Matched(NamedTuple):
+    """Two families at the same rate."""
+
+    rate_bits: float
+    first: Float64[np.ndarray, " axis"]
+    second: Float64[np.ndarray, " axis"]
+    differences: list[Difference]
+    """The first less the second on each axis; intervals are percentiles of resamples,
+    and the standard error is their deviation."""
+
+
+def common_rate(
+    first: Float64[np.ndarray, " member"], second: Float64[np.ndarray, " member"]
+) -> float | None:
+    """Return the middle, in octaves, of the rates that both families span.
+
+    None where a family has one member, or they have no rate in common.
+    """
+    low = max(first.min(), second.min())
+    high = min(first.max(), second.max())
+    if low > high or min(len(first), len(second)) <= 1:
+        return None
+    return float(np.sqrt(low * high))
+
+
+def compare(
+    first: Float64[np.ndarray, "resample member axis"],
+    second: Float64[np.ndarray, "resample member axis"],
+    *,
+    values: tuple[
+        Float64[np.ndarray, "member axis"], Float64[np.ndarray, "member axis"]
+    ],
+    rate_bits: float,
+) -> Matched:
+    """Return both families at a rate, the first axis, with intervals by resamples.
+
+    Each resample moves rates and what stands over them alike, and the families are
+    read off at the same rate in each. Between members the other axes are straight
+    lines over log rate.
+    """
+    ours, theirs = (at_rate(side, rate_bits) for side in values)
+    moved = np.stack(
+        [
+            at_rate(one, rate_bits) - at_rate(other, rate_bits)
+            for one, other in zip(first, second, strict=True)
+        ]
+    )
+    low, high = np.quantile(moved, [0.025, 0.975], axis=0)
+    columns = zip(ours - theirs, low, high, moved.std(0, ddof=1), strict=True)
+    differences = [Difference(*map(float, column)) for column in columns]
+    return Matched(rate_bits, ours, theirs, differences)
+
+
+def at_rate(
+    members: Float64[np.ndarray, "member axis"], rate_bits: float
+) -> Float64[np.ndarray, " other"]:
+    """Return the axes after the first, interpolated at a value of the first."""
+    ordered = members[members[:, 0].argsort()]
+    octaves = np.log2(ordered[:, 0])
+    return np.array(
+        [np.interp(np.log2(rate_bits), octaves, axis) for axis in ordered.T[1:]]
+    )
