@@ -72,6 +72,8 @@ def _member(plan: Plan, step: Step, member: Member) -> report.MemberReport:
         controls=measured["controls"],
         latents=latents,
         explanations=explanation.read(step.parents[f"explanation/{member.name}"]),
+        rate_curve=measured["rate_curve"],
+        parts=evaluation.read_parts(evaluated),
         curve=json.loads((trained.folder / training.CURVE).read_text()),
     )
 

@@ -1,7 +1,7 @@
 """The report's data beside its pages: JSON and two Parquet tables."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from tasks.report import definitions
 from tasks.report.records import MemberReport, Report
+from tasks.report.statistics import Statistics
 
 _FAMILY = pa.schema(
     [
@@ -34,18 +35,23 @@ _INTEGERS = ("latent", "num_fired", "best_feature")
 _STRINGS = ("member", "state", "explanation")
 
 
-def write(report: Report, folder: Path) -> None:
+def write(report: Report, found: Sequence[Statistics], folder: Path) -> None:
     """Write `report.json`, `family.parquet` and `latents.parquet`.
 
-    The JSON holds everything but the columns of the latents; those are in Parquet.
+    The JSON holds everything but the columns of the latents, which are in Parquet, and
+    the sums over documents, of which it holds the statistics made from them.
     """
     members = [
-        {f.name: getattr(member, f.name) for f in fields(member) if f.name != "latents"}
+        {
+            f.name: getattr(member, f.name)
+            for f in fields(member)
+            if f.name not in ("latents", "parts")
+        }
         for member in report.members
     ]
     values = {f.name: getattr(report, f.name) for f in fields(report)}
     text = json.dumps(
-        values | {"members": members},
+        values | {"members": members, "statistics": _named(found)},
         allow_nan=False,
         ensure_ascii=False,
         indent=1,
@@ -55,6 +61,15 @@ def write(report: Report, folder: Path) -> None:
     family = pa.Table.from_pylist(list(_family_rows(report)), schema=_FAMILY)
     pq.write_table(family, folder / "family.parquet")
     pq.write_table(_latents(report), folder / "latents.parquet")
+
+
+def _named(value: Any) -> Any:
+    """Return named tuples as mappings, all the way down, as JSON has them."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _named(value._asdict())
+    if isinstance(value, dict):
+        return {key: _named(inner) for key, inner in value.items()}
+    return [_named(inner) for inner in value] if isinstance(value, list) else value
 
 
 # Any: rows of mixed JSON scalars, typed by the schema above.

@@ -18,11 +18,15 @@ from tasks.report import (
     histogram,
     latent_page,
     plots,
+    rate_plot,
+    statistics,
+    statistics_tables,
     tables,
 )
 from tasks.report.comparison import Subject
 from tasks.report.histogram import Histogram
 from tasks.report.records import MemberReport, Report
+from tasks.report.statistics import Statistics
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DENSITY_EDGES = histogram.log_edges(1e-6, 1.0, per_decade=4)
@@ -54,19 +58,21 @@ def write(report: Report, folder: Path) -> None:
     the numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.html").write_text(_index(report), encoding="utf-8")
+    found = statistics.of_report(report)
+    (folder / "index.html").write_text(_index(report, found), encoding="utf-8")
     for member in report.members:
         for name, page in _latent_pages(report, member):
             path = folder / "latents" / member.slug / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
-    exports.write(report, folder)
+    exports.write(report, found, folder)
 
 
-def _index(report: Report) -> str:
+def _index(report: Report, found: Sequence[Statistics]) -> str:
     subjects = comparison.subjects(report)
     scatters, curves = plots.scatters(report), plots.curves(report)
-    figures = {plot.div: plot.figure for plot in [*scatters, *curves]}
+    rates = rate_plot.rate_curves(report)
+    figures = {plot.div: plot.figure for plot in [*scatters, *rates, *curves]}
     scripts = [_script("table.js")]
     if figures:
         plotly = Markup(offline.get_plotlyjs())
@@ -83,6 +89,9 @@ def _index(report: Report) -> str:
             subjects=subjects,
             controls=tables.controls(report),
             scatters=scatters,
+            rates=rates,
+            statistics=[statistics_tables.sections(of_hook) for of_hook in found],
+            num_resamples=statistics.NUM_RESAMPLES,
             curves=curves,
             line_styles=plots.line_styles(report),
             dash_arrays={

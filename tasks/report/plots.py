@@ -62,10 +62,10 @@ def scatters(report: Report) -> list[Plot]:
     for x, y in PAIRS:
         traces = _scatter_traces(report.members, x, y)
         if traces:
-            layout = _layout(_axis_title(report, x), _axis_title(report, y))
-            layout["legend"] = {"orientation": "h", "y": -0.2, "yanchor": "top"}
+            frame = layout(_axis_title(report, x), _axis_title(report, y))
+            frame["legend"] = {"orientation": "h", "y": -0.2, "yanchor": "top"}
             plots.append(
-                Plot(f"plot-{x}-{y}", f"{y} against {x}", _figure(traces, layout))
+                Plot(f"plot-{x}-{y}", f"{y} against {x}", figure(traces, frame))
             )
     return plots
 
@@ -81,14 +81,14 @@ def curves(report: Report) -> list[Plot]:
             if any(row.get(column) is not None for row in member.curve)
         ]
         if traces:
-            layout = _layout("tokens", title)
-            layout["yaxis"] |= {"type": scale, "tickformat": "~g"}
-            layout["showlegend"] = False
+            frame = layout("tokens", title)
+            frame["yaxis"] |= {"type": scale, "tickformat": "~g"}
+            frame["showlegend"] = False
             plots.append(
                 Plot(
                     f"plot-curve-{column}",
                     f"{title} while training",
-                    _figure(traces, layout),
+                    figure(traces, frame),
                 )
             )
     return plots
@@ -104,6 +104,26 @@ def line_styles(report: Report) -> list[LineStyle]:
         )
         for index, member in enumerate(report.members)
     ]
+
+
+def layout(x_title: str, y_title: str) -> Figure:
+    """Return what all plots have in common."""
+    return {
+        "height": 420,
+        "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
+        "hovermode": "closest",
+        "hoverlabel": {"namelength": -1},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "showlegend": True,
+        "xaxis": _axis(x_title),
+        "yaxis": _axis(y_title),
+    }
+
+
+def figure(traces: list[Figure], layout: Figure) -> Figure:
+    """Return traces over axes, as Plotly reads them."""
+    return {"data": traces, "layout": layout}
 
 
 class _Point(NamedTuple):
@@ -240,20 +260,6 @@ def _axis_title(report: Report, name: str) -> str:
     return name
 
 
-def _layout(x_title: str, y_title: str) -> Figure:
-    return {
-        "height": 420,
-        "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
-        "hovermode": "closest",
-        "hoverlabel": {"namelength": -1},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "showlegend": True,
-        "xaxis": _axis(x_title),
-        "yaxis": _axis(y_title),
-    }
-
-
 def _axis(title: str) -> Figure:
     return {
         "title": {"text": title, "standoff": 10},
@@ -261,7 +267,3 @@ def _axis(title: str) -> Figure:
         "zeroline": False,
         "ticks": "outside",
     }
-
-
-def _figure(traces: list[Figure], layout: Figure) -> Figure:
-    return {"data": traces, "layout": layout}

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from trilemma.metrics.scalar import Scalar
 
 # Any: these mappings are JSON that other stages wrote; their scalars are parsed here.
@@ -31,6 +33,10 @@ class MemberReport:
     """Columns of equal length, one row for each latent; read them with `column`."""
     explanations: Sequence[Json]
     """One entry for each latent that was sampled for explanation."""
+    rate_curve: Mapping[str, Sequence[float]]
+    """Bin widths, and rate and fvu at each; see `trilemma.metrics.rate_curve`."""
+    parts: Mapping[str, np.ndarray]
+    """Sums over documents, to pair SAEs by; see `trilemma.metrics.parts`."""
     curve: Sequence[Json]
     """Rows of the training curve; empty for an SAE that was not trained here."""
 

@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tasks.report import MemberReport, Report, write
-from trilemma.metrics.scalar import Scalar
+import numpy as np
 
-HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
+from tasks.report import MemberReport, Report, write
+from trilemma.metrics import parts
+from trilemma.metrics.scalar import Scalar
 
 HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
 
@@ -79,6 +80,16 @@ def explanation(latent: int, *, status: str = "explained") -> dict[str, Any]:
     }
 
 
+def document_sums(values: dict[str, float], *, spread: float = 0.01) -> parts.Arrays:
+    """Return sums over forty documents around values, the same noise for each SAE."""
+    noise = np.random.default_rng(0).normal(size=(len(values), 40))
+    noise -= noise.mean(1, keepdims=True)
+    found: parts.Arrays = {}
+    for (name, value), row in zip(values.items(), noise, strict=True):
+        found |= parts.of_ratio(name, value * (1 + spread * row), np.ones(40))
+    return found
+
+
 def member(
     name: str = "topk-k16", *, fvu: float = 0.3, rate: float = 100.0, **changes: Any
 ) -> MemberReport:
@@ -107,6 +118,12 @@ def member(
             "n_eff_null": [4.0, 4.0, None],
         },
         "explanations": [explanation(0), explanation(2, status="too_few_examples")],
+        "rate_curve": {
+            "bin_width": [0.1, 0.2, 0.4],
+            "rate_bits": [rate, 0.8 * rate, 0.6 * rate],
+            "fvu": [fvu, 1.1 * fvu, 1.6 * fvu],
+        },
+        "parts": document_sums({"rate_bits": rate, "fvu": fvu, "polysemanticity": 0.5}),
         "curve": [
             {"step": 1, "tokens": 2048, "fvu": 0.9, "l0": 16.0, "dead_fraction": 0.0},
             {"step": 2, "tokens": 4096, "fvu": 0.5, "l0": 16.0, "dead_fraction": 0.1},

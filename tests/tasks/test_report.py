@@ -15,6 +15,7 @@ import pytest
 from tasks.report import formatting, write
 from tasks.report.comparison import Verdict, subjects, verdict
 from tasks.report.plots import curves, scatters
+from tasks.report.rate_plot import rate_curves
 from tests.tasks.report_samples import HOSTILE, index, member, report, scalar, written
 from trilemma.metrics.scalar import Scalar
 
@@ -202,8 +203,8 @@ def test_controls_stand_last_and_pca_at_the_rate_of_the_lowest_fvu() -> None:
 
 def test_figures_are_valid_plotly() -> None:
     family = report(member("a"), member("frozen-random", is_control=True))
-    plots = [*scatters(family), *curves(family)]
-    assert len(plots) == 6
+    plots = [*scatters(family), *rate_curves(family), *curves(family)]
+    assert len(plots) == 7
     for plot in plots:
         plotly.graph_objects.Figure(plot.figure)
 
@@ -229,7 +230,15 @@ def test_error_bars_reach_the_ends_of_the_interval() -> None:
 def test_a_family_without_controls_curves_or_explanations_has_a_report(
     tmp_path: Path,
 ) -> None:
-    bare = member(metrics={}, controls={}, explanations=[], curve=[], latents={})
+    bare = member(
+        metrics={},
+        controls={},
+        explanations=[],
+        curve=[],
+        latents={},
+        rate_curve=dict.fromkeys(("bin_width", "rate_bits", "fvu"), ()),
+        parts={},
+    )
     page = index(report(bare, caution=None), tmp_path)
     assert "Against the controls" not in page
     assert "Plotly" not in page

@@ -46,7 +46,7 @@ def test_a_browser_draws_every_plot_without_complaint(tmp_path: Path) -> None:
     write(value, tmp_path / "report")
     page, complaints = rendered(tmp_path / "report/index.html", tmp_path / "profile")
     assert complaints == ""
-    assert page.count('class="plot js-plotly-plot"') == 6
+    assert page.count('class="plot js-plotly-plot"') == 7
 
 
 @pytest.mark.slow
