@@ -1,22 +1,17 @@
-"""Bounds on the rate that need no entropies: what a count of latents costs at most."""
+"""What a count of latents costs without entropies, and what a decoder costs.
+
+The bound by indices is `theory.code_lengths.sparse_bound`.
+"""
 
 import math
 
 from scipy import special
 
 L0_VALUE_BITS = 7
-"""Bits of a value in `l0_bits`: 8 less the sign, which no latent needs; the B of
+"""Bits of a value in `rate_l0_bits`: 8 less the sign, which no latent needs; the B of
 Ayonrinde, Pearce and Sharkey 2024, for GPT-2 small."""
 SUPPORT_VALUE_BITS = 8
-"""Bits of a value in `support_bits`: a byte; proposed here."""
-
-
-def l0_bits(l0: float, *, d_sae: int) -> float:
-    """Return `L0 (B + log2 d_sae)`, each active latent's value and its index.
-
-    The prior-free upper bound of Ayonrinde, Pearce and Sharkey 2024, section 3.
-    """
-    return l0 * (L0_VALUE_BITS + math.log2(d_sae))
+"""Bits of a value in `rate_support`: a byte; proposed here."""
 
 
 def support_bits(l0: float, *, d_sae: int) -> float:

@@ -20,6 +20,7 @@ from trilemma.metrics import (
 from trilemma.metrics.rate_curve import RateCurve
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.tally import Sample
+from trilemma.theory import code_lengths
 
 METRIC_VERSION = 1
 _CE_BISECTIONS = 3
@@ -103,7 +104,9 @@ def measure(
         ),
         "rate_l0_bits": _of_l0(
             l0,
-            lambda value: rate_bounds.l0_bits(value, d_sae=d_sae),
+            lambda value: code_lengths.sparse_bound(
+                value, value_bits=rate_bounds.L0_VALUE_BITS, d_sae=d_sae
+            ),
             f"L0 ({rate_bounds.L0_VALUE_BITS} + log2 d_sae)",
         ),
         "rate_support": _of_l0(
