@@ -133,3 +133,12 @@ def test_a_perfect_reconstruction_still_has_a_finite_rate() -> None:
     probes = rate.Probes(np.arange(500), torch.zeros(500, 4), squared_deviation=total)
     width = rate.bin_width(codes_of(acts), probes, torch.eye(4), tolerance=0.01)
     assert width is not None and 1e-4 < width < 0.1
+
+
+def test_rows_that_do_not_vary_and_lose_nothing_cost_nothing() -> None:
+    acts = torch.tensor([[1.0, 0, 2]]).expand(50, -1).contiguous()
+    probes = rate.Probes(np.arange(50), torch.zeros(50, 3), squared_deviation=0.0)
+    codes = codes_of(acts)
+    width = rate.bin_width(codes, probes, torch.eye(3), tolerance=0.01)
+    assert width is not None and width > 0
+    assert rate.code_length(codes, rate.symbols(codes, width)).bits.sum() == 0
