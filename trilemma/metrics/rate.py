@@ -13,7 +13,7 @@ from torch.nn import functional
 METRIC_VERSION = 1
 _LEAST_FVU = 1e-4
 """An SAE that reconstructs better than this is quantised as if it had this fvu."""
-_FINEST = 2.0**-24
+FINEST = 2.0**-24
 """Of the largest activation: float32 has no finer digits, whatever is allowed."""
 _BISECTIONS = 8
 """Halvings of the last octave, so the width is known to 2^(1/256), or 0.3 %."""
@@ -118,7 +118,7 @@ def bin_width(
     if len(trial.value) == 0:
         return None
     allowed = trial.allowed(tolerance)
-    finest = _FINEST * float(trial.value.max())
+    finest = FINEST * float(trial.value.max())
     # Uniform errors in (-width/2, width/2) of unit rows raise the squared error by
     # width^2 / 12 each; the search starts where that meets what is allowed.
     found = largest_width(

@@ -78,7 +78,7 @@ def measure(
         own = bit_allocation.widths(
             codes, trial, W_dec, common=width, tolerance=tolerance
         )
-        if fvu.value is not None:
+        if fvu.value is not None and probes.squared_deviation > 0:
             curve = rate_curve.curve(codes, trial, width=width, fvu=fvu.value)
     decoder = rate_bounds.decoder_bits(
         d_sae=d_sae,
@@ -139,13 +139,15 @@ def _ce_width(
     codes: rate.Codes,
     config: Evaluation,
 ) -> float:
-    return rate.largest_width(
+    largest = float(codes.value.max())
+    found = rate.largest_width(
         lambda width: ce_rise(width) <= config.rate_ce_tolerance,
         start=start,
         # Where one bin holds every activation, wider bins code nothing more cheaply.
-        limit=2 * float(codes.value.max()),
+        limit=2 * largest,
         num_bisections=_CE_BISECTIONS,
     )
+    return max(found, rate.FINEST * largest)
 
 
 def _shifted(rate_bits: Scalar, added: float, method: str) -> Scalar:

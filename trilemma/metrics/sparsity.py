@@ -228,7 +228,7 @@ def _scalar(
         n=num_tokens,
         unit="1",
         method=f"{_METHODS[name]}, over tokens on which a latent fires; "
-        "document bootstrap",
+        "studentised document bootstrap",
         metric_version=METRIC_VERSION,
         seed=config.seed,
         reason=reason,
