@@ -15,7 +15,9 @@ def rate_curves(report: Report) -> list[Plot]:
     members = [m for m in report.members if len(m.rate_curve["fvu"]) > 0]
     if not members:
         return []
-    scores = [score for m in members if (score := _score(m)) is not None]
+    scores = [
+        score for m in members if (score := _value(m, "polysemanticity")) is not None
+    ]
     low, high = min(scores, default=0.0), max(scores, default=1.0)
     layout = plots.layout("rate (bits/token)", "fvu of the quantised code")
     layout["xaxis"] |= {"type": "log", "tickformat": "~g"}
@@ -44,10 +46,9 @@ def rate_curves(report: Report) -> list[Plot]:
 
 def _trace(member: MemberReport, low: float, high: float, *, label: str) -> Figure:
     """Return one SAE's curve; its headline's point is larger and has the label."""
-    curve, score = statistics.curve(member), _score(member)
-    headline = member.scalars()["rate_bits"].value
-    assert headline is not None
-    at = int(abs(curve.rate_bits - headline).argmin())
+    curve, score = statistics.curve(member), _value(member, "polysemanticity")
+    headline = _value(member, "rate_bits")
+    at = None if headline is None else int(abs(curve.rate_bits - headline).argmin())
     shade = plots.CONTROL_COLOUR
     if score is not None:
         share = (score - low) / (high - low) if high > low else 0.5
@@ -80,6 +81,6 @@ def _trace(member: MemberReport, low: float, high: float, *, label: str) -> Figu
     }
 
 
-def _score(member: MemberReport) -> float | None:
-    scalar = member.scalars().get("polysemanticity")
+def _value(member: MemberReport, name: str) -> float | None:
+    scalar = member.scalars().get(name)
     return None if scalar is None else scalar.value

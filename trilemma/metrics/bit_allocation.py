@@ -15,8 +15,8 @@ from trilemma.metrics import rate
 _HALF_OCTAVES = range(-4, 9)
 """Widths that a latent may have, about the common one; wider bins hold most latents'
 activations whole."""
-_BISECTIONS = 24
-_STEEPEST = 2.0**40
+_BISECTIONS = 14
+_STEEPEST = 2.0**20
 
 
 def widths(
