@@ -57,8 +57,9 @@ class Volume(NamedTuple):
     name: str
     num_saes: int
     value: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    """Of Student's t, with the deviation of resamples; None for one block."""
+    ci_high: float | None
 
 
 class AtOneRate(NamedTuple):
@@ -239,9 +240,16 @@ def _volumes(
     for name, chosen in families.items():
         (value,) = pareto.hypervolume(values[None, chosen], reference=worst)
         moved = pareto.hypervolume(draws[:, chosen], reference=worst)
-        low, high = np.quantile(moved, [0.025, 0.975])
-        found.append(Volume(name, len(chosen), float(value), float(low), float(high)))
+        _, low, high, _ = comparison.from_resamples(
+            float(value), moved, num_blocks=_num_blocks(groups)
+        )
+        found.append(Volume(name, len(chosen), float(value), low, high))
     return found
+
+
+def _num_blocks(groups: Sequence[_Group]) -> int:
+    """Return how many blocks the documents make: the same for every SAE of a hook."""
+    return len(groups[0].members[0][AXES[0]].influence)
 
 
 def _matched(
@@ -259,6 +267,7 @@ def _matched(
             draws[:, theirs],
             values=(values[ours], values[theirs]),
             rate_bits=rate,
+            num_blocks=_num_blocks(groups),
         )
         found.append(
             AtOneRate(

@@ -137,8 +137,8 @@ def _volumes(found: Statistics) -> Table:
                         volume.value,
                         volume.ci_low,
                         volume.ci_high,
-                        "share of the box below the reference; bootstrap of blocks of "
-                        "documents, 2.5 and 97.5 percentiles",
+                        "share of the box below the reference; Student's t with the "
+                        "deviation of resamples of blocks of documents",
                     ),
                 ),
             )

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trilemma import evaluation, toys
 from trilemma.config.stages import Evaluation
 from trilemma.config.toys import Toy
-from trilemma.metrics import sparsity
+from trilemma.metrics import parts, sparsity
 from trilemma.metrics.coders import Autoencoder, Coder
 from trilemma.metrics.quantised import Quantised
 from trilemma.sequences import Sequences
@@ -608,6 +610,38 @@ def test_few_latents_tell_facts_about_the_text(
     assert value(found, "probe_next_new_word") > 0.6
     assert found.metrics["probe_late"].n == 300
     assert "probe_dense_late" in found.details
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_what_is_kept_of_documents_gives_the_metrics_back(
+    config: Evaluation,
+    rows: Sequences,
+    text: Sequences,
+    features: Tensor,
+    tmp_path: Path,
+    is_text: bool,
+) -> None:
+    lm = tiny_lm() if is_text else None
+    found = (
+        measure(tied(torch.eye(16), threshold=0.5), config, text, lm=lm)
+        if is_text
+        else measure(tied(features), config, rows, features=features)
+    )
+    save_arrays(found.parts, tmp_path / "documents.safetensors")
+    back = load_arrays(tmp_path / "documents.safetensors")
+    names = {key.rpartition(".")[0] for key in back}
+    axes = {"rate_bits", "fvu", "l0", "polysemanticity"}
+    assert names == axes | ({"delta_ce"} if is_text else set())
+    for name in names:
+        if f"{name}.num" in back:
+            whole = back[f"{name}.num"].sum() / back[f"{name}.den"].sum()
+            assert whole == pytest.approx(value(found, name)), name
+        else:
+            mean = back[f"{name}.left_out"].mean()
+            assert mean == pytest.approx(value(found, name), rel=0.01), name
+        estimate = parts.estimate(back, name, value=value(found, name))
+        assert estimate is not None
+        assert estimate.influence.sum() == pytest.approx(0, abs=1e-9)
 
 
 def test_the_width_for_cross_entropy_costs_its_tolerance(

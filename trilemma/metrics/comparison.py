@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 from scipy import special
 
 from trilemma.metrics.parts import Estimate
@@ -83,8 +84,21 @@ def difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Differe
     if variance == 0:
         return Difference(value, value, value, 0.0)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    reach = _t(freedom) * variance**0.5
-    return Difference(value, value - reach, value + reach, variance**0.5)
+    return _with_error(value, variance**0.5, degrees=freedom)
+
+
+def from_resamples(
+    value: float, draws: Float64[np.ndarray, " resample"], *, num_blocks: int
+) -> Difference:
+    """Return a value whose standard error is the deviation of its resamples."""
+    if num_blocks <= 1:
+        return Difference(value, None, None, None)
+    return _with_error(value, float(draws.std(ddof=1)), degrees=num_blocks - 1)
+
+
+def _with_error(value: float, standard_error: float, *, degrees: float) -> Difference:
+    reach = _t(degrees) * standard_error
+    return Difference(value, value - reach, value + reach, standard_error)
 
 
 def _t(degrees: float) -> float:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from trilemma.metrics import comparison
 from trilemma.metrics.comparison import Difference
 
 
@@ -15,8 +16,8 @@ class Matched(NamedTuple):
     first: Float64[np.ndarray, " axis"]
     second: Float64[np.ndarray, " axis"]
     differences: list[Difference]
-    """The first less the second on each axis; intervals are percentiles of resamples,
-    and the standard error is their deviation."""
+    """The first less the second on each axis; the standard error is the deviation of
+    resamples, and the interval Student's t."""
 
 
 def common_rate(
@@ -41,12 +42,13 @@ def compare(
         Float64[np.ndarray, "member axis"], Float64[np.ndarray, "member axis"]
     ],
     rate_bits: float,
+    num_blocks: int,
 ) -> Matched:
     """Return both families at a rate, the first axis, with intervals by resamples.
 
     Each resample moves rates and what stands over them alike, and the families are
-    read off at the same rate in each. Between members the other axes are straight
-    lines over log rate.
+    read off at the same rate in each; `num_blocks` of documents were drawn. Between
+    members the other axes are straight lines over log rate.
     """
     ours, theirs = (at_rate(side, rate_bits) for side in values)
     moved = np.stack(
@@ -55,9 +57,10 @@ def compare(
             for one, other in zip(first, second, strict=True)
         ]
     )
-    low, high = np.quantile(moved, [0.025, 0.975], axis=0)
-    columns = zip(ours - theirs, low, high, moved.std(0, ddof=1), strict=True)
-    differences = [Difference(*map(float, column)) for column in columns]
+    differences = [
+        comparison.from_resamples(float(value), axis, num_blocks=num_blocks)
+        for value, axis in zip(ours - theirs, moved.T, strict=True)
+    ]
     return Matched(rate_bits, ours, theirs, differences)
 
 

@@ -24,37 +24,27 @@ def resample(
 ) -> Float64[np.ndarray, "resample sae axis"]:
     """Return the values of all SAEs on the same resamples of blocks of documents.
 
-    `estimates[i][s][a]` is seed s of SAE i on axis a; a value is the mean over seeds.
-    Drawing blocks with replacement moves a value by the influences of what is drawn,
-    to first order; the seeds of each SAE are drawn with replacement too. Deviations
-    grow by sqrt(n / (n - 1)), so that variances are those of paired differences.
+    `estimates[i][s][a]` is seed s of SAE i on axis a; a value is the mean over seeds,
+    which are drawn with replacement too. A seed's deviation from the mean grows by
+    sqrt(n / (n - 1)), as those of blocks do.
     """
-    values = np.stack([_over_seeds(sae, "value").mean(0) for sae in estimates])
-    moves = np.stack([_over_seeds(sae, "influence").mean(0) for sae in estimates])
-    num_saes, num_axes, num_blocks = moves.shape
-    drawn = intervals.resampled_sums(
-        moves.reshape(-1, num_blocks).T, num_resamples=num_resamples, seed=seed
-    )
-    moved = drawn.reshape(num_resamples, num_saes, num_axes)
-    found: Float64[np.ndarray, "resample sae axis"] = values + moved * _scale(
-        num_blocks
-    )
+    saes = []
     for index, sae in enumerate(estimates):
-        shift = (_over_seeds(sae, "value") - values[index]) / len(sae)
-        found[:, index] += _scale(len(sae)) * intervals.resampled_sums(
-            shift, num_resamples=num_resamples, seed=seed + 1 + index
+        drawn = np.array(
+            [
+                [e.resampled(num_resamples=num_resamples, seed=seed) for e in axes]
+                for axes in sae
+            ]
         )
-    return found
-
-
-def _over_seeds(
-    sae: Sequence[Sequence[Estimate]], field: str
-) -> Float64[np.ndarray, "seed axis *block"]:
-    return np.array([[getattr(axis, field) for axis in seed] for seed in sae])
-
-
-def _scale(count: int) -> float:
-    return 1.0 if count <= 1 else (count / (count - 1)) ** 0.5
+        values = np.array([[estimate.value for estimate in axes] for axes in sae])
+        shift = intervals.resampled_sums(
+            (values - values.mean(0)) / len(sae),
+            num_resamples=num_resamples,
+            seed=seed + 1 + index,
+        )
+        scale = (len(sae) / max(len(sae) - 1, 1)) ** 0.5
+        saes.append(drawn.mean(0).T + scale * shift)
+    return np.stack(saes, axis=1)
 
 
 def dominance(draws: Float64[np.ndarray, "resample sae axis"]) -> Dominance:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from trilemma.metrics import intervals
 from trilemma.metrics.tally import NUM_BLOCKS
 
 Arrays = dict[str, Float64[np.ndarray, " any"]]
@@ -22,6 +23,31 @@ class Estimate(NamedTuple):
     value: float
     influence: Float64[np.ndarray, " block"]
     """To first order, what the block added to the value; they sum to zero."""
+    sums: Float64[np.ndarray, "block 2"] | None = None
+    """Both sums of each block, for a ratio of sums."""
+
+    def resampled(
+        self, *, num_resamples: int, seed: int
+    ) -> Float64[np.ndarray, " resample"]:
+        """Return the value on blocks drawn with replacement.
+
+        A ratio is that of the drawn sums; another value moves by the drawn influences.
+        Equal seeds draw equal blocks, so SAEs move together. Deviations grow by
+        sqrt(B / (B - 1)), so that their variance is the one of differences.
+        """
+        num_blocks = len(self.influence)
+        scale = (num_blocks / max(num_blocks - 1, 1)) ** 0.5
+        columns = self.influence[:, None] if self.sums is None else self.sums
+        drawn = intervals.resampled_sums(
+            columns, num_resamples=num_resamples, seed=seed
+        )
+        moved: Float64[np.ndarray, " resample"] = drawn[:, 0]
+        if self.sums is not None:
+            num, den = drawn.T
+            ratio = num / np.where(den > 0, den, 1.0)
+            moved = np.where(den > 0, ratio - self.value, 0.0)
+        found: Float64[np.ndarray, " resample"] = self.value + scale * moved
+        return found
 
 
 def of_ratio(
@@ -30,12 +56,16 @@ def of_ratio(
     den: Float64[np.ndarray, " document"],
 ) -> Arrays:
     """Return the parts of `sum(num) / sum(den)`."""
-    return {f"{name}.{_NUM}": num, f"{name}.{_DEN}": den}
+    # A safetensors file takes the bytes as they lie, so a strided view would be wrong.
+    return {
+        f"{name}.{_NUM}": np.ascontiguousarray(num),
+        f"{name}.{_DEN}": np.ascontiguousarray(den),
+    }
 
 
 def of_left_out(name: str, left_out: Float64[np.ndarray, " block"]) -> Arrays:
     """Return the parts of what is known without each block of documents in turn."""
-    return {f"{name}.{_LEFT_OUT}": left_out}
+    return {f"{name}.{_LEFT_OUT}": np.ascontiguousarray(left_out)}
 
 
 def estimate(
@@ -60,7 +90,7 @@ def estimate(
     if f"{name}.{_NUM}" not in parts:
         return None
     num, den = parts[f"{name}.{_NUM}"], parts[f"{name}.{_DEN}"]
-    num_blocks = min(NUM_BLOCKS, len(num))
-    moved = (num - value * den) / den.sum()
     block = np.arange(len(num)) % NUM_BLOCKS
-    return Estimate(value, np.bincount(block, moved, minlength=num_blocks))
+    sums = np.stack([np.bincount(block, num), np.bincount(block, den)], axis=1)
+    influence = (sums[:, 0] - value * sums[:, 1]) / sums[:, 1].sum()
+    return Estimate(value, influence, sums)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trilemma.metrics import matched_rate, pareto
+from trilemma.metrics import matched_rate, pareto, parts
 from trilemma.metrics.parts import Estimate
 
 
@@ -49,6 +49,18 @@ def test_resamples_vary_as_the_standard_error_says() -> None:
     assert draws.std() == pytest.approx(
         np.sqrt((influence**2).sum() * 20 / 19), rel=0.02
     )
+
+
+def test_a_ratio_is_resampled_as_one() -> None:
+    # One long document differs; without it the others' ratio stands, and no less.
+    num, den = np.array([90.0] + [1.0] * 19), np.array([100.0] + [2.0] * 19)
+    found = parts.estimate(
+        parts.of_ratio("fvu", num, den), "fvu", value=float(num.sum() / den.sum())
+    )
+    assert found is not None
+    draws = pareto.resample([[[found]]], num_resamples=2000, seed=0)
+    scale = (20 / 19) ** 0.5
+    assert draws.min() == pytest.approx(found.value + scale * (0.5 - found.value))
 
 
 def test_seeds_vary_as_their_standard_error_says() -> None:
@@ -126,7 +138,11 @@ def test_families_that_move_together_differ_for_certain() -> None:
     second = first + np.array([0, 0.01])
     moves = np.random.default_rng(0).normal(0, 0.05, size=(200, 1, 1)) * [0, 1]
     found = matched_rate.compare(
-        first + moves, second + moves, values=(first, second), rate_bits=4.0
+        first + moves,
+        second + moves,
+        values=(first, second),
+        rate_bits=4.0,
+        num_blocks=20,
     )
     assert found.first == pytest.approx([0.3])
     assert found.second == pytest.approx([0.31])
