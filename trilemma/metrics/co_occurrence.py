@@ -1,0 +1,212 @@
+"""Do concepts that occur together in the text share latents? A rank correlation.
+
+Proposed here. That data set polysemanticity, above all by which concepts co-occur, is
+the claim of Mencattini, Montagna and Locatello (2026); this is how a corpus and an SAE
+are asked about it. For each pair of labels, such as context clusters, two numbers:
+
+* how much more often than chance both occur in one window of a document (its logarithm
+  is their pointwise mutual information);
+* how much more often than chance two shares of one latent's activation, drawn by their
+  size, lie one in each (its logarithm is that of sharing).
+
+Labels of contexts that overlap are alike, so neighbours share latents for a reason that
+is no merit of the claim. The partial correlation holds fixed how often both labels
+stand side by side.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, Shaped
+from scipy import stats
+
+from trilemma.metrics import intervals
+
+METRIC_VERSION = 1
+_LEAST_PAIRS = 3
+
+
+class Counts(NamedTuple):
+    """Where labels were seen together, in each block of documents."""
+
+    windows: Float64[np.ndarray, "block label label"]
+    """Windows that hold both labels; the diagonal: windows that hold the one."""
+    num_windows: Float64[np.ndarray, " block"]
+    neighbours: Float64[np.ndarray, "block label label"]
+    """Consecutive tokens of a document that bear the two labels, in either order."""
+
+
+class Association(NamedTuple):
+    """How co-occurrence and sharing go together over pairs of labels."""
+
+    correlation: intervals.Interval
+    """Spearman's, over pairs of labels."""
+    partial: intervals.Interval
+    """The same with being neighbours held fixed."""
+    p_value: float | None
+    """Share of dealings of the labels' names that correlate as much, two-sided."""
+    num_pairs: int
+
+
+def count(
+    labels: Shaped[np.ndarray, "seq pos"],
+    document: Int64[np.ndarray, "seq pos"],
+    block: Int64[np.ndarray, " document"],
+    *,
+    num_labels: int,
+    window_tokens: int,
+) -> Counts:
+    """Return in how many windows labels occur together, and how often side by side.
+
+    `document` is an index, `block` its block of documents, and -1 is no label. A
+    window is the part of a document within `window_tokens` aligned tokens of its row.
+    """
+    num_blocks = int(block.max()) + 1
+    num_seqs, ctx = labels.shape
+    position = np.arange(ctx) // window_tokens
+    place = (np.arange(num_seqs)[:, None] * ctx + position) * (1 + document.max())
+    window, which = np.unique(place + document, return_inverse=True)
+    which = which.reshape(labels.shape)
+    counted = labels >= 0
+    present = np.zeros((len(window), num_labels))
+    present[which[counted], labels[counted]] = 1
+    of_window = block[window % (1 + document.max())]
+    beside = (document[:, 1:] == document[:, :-1]) & counted[:, 1:] & counted[:, :-1]
+    left, right = labels[:, :-1][beside], labels[:, 1:][beside]
+    neighbours = np.zeros((num_blocks, num_labels, num_labels))
+    np.add.at(neighbours, (block[document[:, 1:][beside]], left, right), 1)
+    is_read = present.any(1)
+    in_block = [present[(of_window == index) & is_read] for index in range(num_blocks)]
+    return Counts(
+        windows=np.stack([part.T @ part for part in in_block]),
+        num_windows=np.array([float(len(part)) for part in in_block]),
+        neighbours=neighbours + neighbours.transpose(0, 2, 1),
+    )
+
+
+def association(
+    counts: Counts,
+    *,
+    mass: Float64[np.ndarray, "block d_sae label"],
+    num_fired: Int64[np.ndarray, "block d_sae"],
+    num_permutations: int,
+    seed: int,
+) -> Association:
+    """Return how far labels that occur together are labels that share latents.
+
+    Pairs count if both labels were seen and bear activation. Intervals delete one
+    block of documents at a time. Pairs with a label in common are not independent, so
+    the p value comes from dealing the names of labels anew (Mantel 1967).
+    """
+    parts = (*counts, mass, num_fired)
+    totals = [part.sum(0) for part in parts]
+    whole = _lifts(*totals)
+    left_out = [
+        _lifts(
+            *(total - part[index] for total, part in zip(totals, parts, strict=True))
+        )
+        for index in range(len(mass))
+        if 0 < counts.num_windows[index] < totals[1]
+    ]
+    return Association(
+        _jackknife(_spearman, whole, left_out),
+        _jackknife(_partial, whole, left_out),
+        _mantel(whole, num_permutations=num_permutations, seed=seed),
+        num_pairs=len(whole.together[_pairs(whole)]),
+    )
+
+
+class _Lifts(NamedTuple):
+    """How much more often than chance; NaN where a label never is."""
+
+    together: Float64[np.ndarray, "label label"]
+    neighbours: Float64[np.ndarray, "label label"]
+    sharing: Float64[np.ndarray, "label label"]
+
+
+def _lifts(
+    windows: Float64[np.ndarray, "label label"],
+    num_windows: float,
+    neighbours: Float64[np.ndarray, "label label"],
+    mass: Float64[np.ndarray, "d_sae label"],
+    num_fired: Int64[np.ndarray, " d_sae"],
+) -> _Lifts:
+    alive = mass.sum(1) > 0
+    share = mass[alive] / mass[alive].sum(1, keepdims=True)
+    # By firings, not by mass: a latent's scale is nothing but its decoder's inverse.
+    weight = num_fired[alive] / num_fired[alive].sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        seen = windows.diagonal()
+        beside = neighbours.sum(1)
+        held = weight @ share
+        return _Lifts(
+            together=windows * num_windows / np.outer(seen, seen),
+            neighbours=neighbours * beside.sum() / np.outer(beside, beside),
+            sharing=(share * weight[:, None]).T @ share / np.outer(held, held),
+        )
+
+
+def _pairs(lifts: _Lifts) -> Bool[np.ndarray, "label label"]:
+    """Return which pairs are defined, each once."""
+    finite: Bool[np.ndarray, "label label"] = np.isfinite(lifts).all(0)
+    return np.triu(finite, 1)
+
+
+def _spearman(lifts: _Lifts) -> float | None:
+    kept = _pairs(lifts)
+    return _correlation(lifts.together[kept], lifts.sharing[kept])
+
+
+def _partial(lifts: _Lifts) -> float | None:
+    kept = _pairs(lifts)
+    together, neighbours, sharing = (lift[kept] for lift in lifts)
+    direct = _correlation(together, sharing)
+    through = _correlation(together, neighbours), _correlation(neighbours, sharing)
+    if direct is None or through[0] is None or through[1] is None:
+        return None
+    left = (1 - through[0] ** 2) * (1 - through[1] ** 2)
+    if left <= 0:
+        return None
+    return float((direct - through[0] * through[1]) / np.sqrt(left))
+
+
+def _correlation(
+    one: Float64[np.ndarray, " pair"], other: Float64[np.ndarray, " pair"]
+) -> float | None:
+    if len(one) < _LEAST_PAIRS or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(stats.spearmanr(one, other).statistic)
+
+
+def _jackknife(
+    statistic: Callable[[_Lifts], float | None], whole: _Lifts, left_out: list[_Lifts]
+) -> intervals.Interval:
+    value = statistic(whole)
+    if value is None:
+        return intervals.UNDEFINED
+    others = [found for rest in left_out if (found := statistic(rest)) is not None]
+    return intervals.jackknife(value, np.array(others))
+
+
+def _mantel(lifts: _Lifts, *, num_permutations: int, seed: int) -> float | None:
+    whole = _spearman(lifts)
+    if whole is None:
+        return None
+    named = np.isfinite(lifts).all(0).diagonal()
+    together, sharing = (
+        lift[np.ix_(named, named)] for lift in (lifts.together, lifts.sharing)
+    )
+    pair = np.triu_indices(len(together), 1)
+    ranks = [stats.rankdata(lift[pair]) for lift in (together, sharing)]
+    own, other = ((rank - rank.mean()) / rank.std() for rank in ranks)
+    square = np.zeros_like(sharing)
+    square[pair] = other
+    square += square.T
+    generator = np.random.default_rng(seed)
+    reached = 0
+    for _ in range(num_permutations):
+        names = generator.permutation(len(square))
+        dealt = float((own * square[names[pair[0]], names[pair[1]]]).mean())
+        reached += abs(dealt) >= abs(whole)
+    return (1 + reached) / (1 + num_permutations)
