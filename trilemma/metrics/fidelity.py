@@ -102,11 +102,11 @@ def ablations(
         resampled = others[torch.from_numpy(np.stack(drawn))].to(batch.x)
         columns = [_cross_entropy(lm.logits(batch.tokens), targets)]
         for x in (zero, zero + mean, resampled):
-            columns.append(_cross_entropy(_spliced(lm, hook, batch, x), targets))
+            columns.append(_cross_entropy(logits_with(lm, hook, batch, x), targets))
         return torch.stack(columns, -1)
 
     return Ablations(
-        *_document_sums(losses, _first(batches, num_seqs, batch_seqs), documents, 4)
+        *_document_sums(losses, first_seqs(batches, num_seqs, batch_seqs), documents, 4)
     )
 
 
@@ -133,18 +133,18 @@ def splices(
         length = (batch.x - x_hat).norm(dim=-1, keepdim=True)
         noise *= length / noise.norm(dim=-1, keepdim=True)
         clean = lm.logits(batch.tokens)
-        spliced = _spliced(lm, hook, batch, x_hat)
+        spliced = logits_with(lm, hook, batch, x_hat)
         columns = [
             _cross_entropy(spliced, batch.tokens[:, 1:]),
-            _divergence(clean, spliced),
-            _agreement(clean, spliced),
+            divergence(clean, spliced),
+            agreement(clean, spliced),
         ]
         del spliced  # logits are large: two of them at a time
-        columns.append(_divergence(clean, _spliced(lm, hook, batch, batch.x + noise)))
+        columns.append(divergence(clean, logits_with(lm, hook, batch, batch.x + noise)))
         return torch.stack(columns, -1)
 
     return Splices(
-        *_document_sums(losses, _first(batches, num_seqs, batch_seqs), documents, 4)
+        *_document_sums(losses, first_seqs(batches, num_seqs, batch_seqs), documents, 4)
     )
 
 
@@ -183,9 +183,10 @@ def _generators(seed: int, first: int, batch: Sequences) -> list[np.random.Gener
     return [np.random.default_rng([seed, number]) for number in numbers]
 
 
-def _spliced(
+def logits_with(
     lm: SplicedLM, hook: str, batch: Sequences, x_hat: Float[Tensor, "batch pos d_in"]
 ) -> Float[Tensor, "batch pos vocab"]:
+    """Return the logits with `x_hat` in the place of unmasked activations."""
     kept = (batch.mask == 0)[..., None]
     return lm.logits_replaced(batch.tokens, hook, torch.where(kept, x_hat, batch.x))
 
@@ -202,7 +203,7 @@ def _cross_entropy(
     ).double()
 
 
-def _divergence(
+def divergence(
     clean: Float[Tensor, "batch pos vocab"], other: Float[Tensor, "batch pos vocab"]
 ) -> Float64[Tensor, "batch last"]:
     """Return KL(clean | other) in nats at every position that predicts."""
@@ -213,7 +214,7 @@ def _divergence(
     return torch.stack(found).double()
 
 
-def _agreement(
+def agreement(
     clean: Float[Tensor, "batch pos vocab"], other: Float[Tensor, "batch pos vocab"]
 ) -> Float64[Tensor, "batch last"]:
     """Return 1 where both predict the same token, else 0."""
@@ -241,7 +242,7 @@ def _document_sums(
     return sums.T
 
 
-def _first(
+def first_seqs(
     batches: Iterable[Sequences], num_seqs: int, batch_seqs: int
 ) -> Iterator[Sequences]:
     """Yield the first sequences, at most `batch_seqs` at a time."""
