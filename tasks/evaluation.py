@@ -22,7 +22,7 @@ from trilemma import evaluation as library
 from trilemma.config.saes import Group
 from trilemma.config.section import Section
 from trilemma.lm import LM
-from trilemma.metrics import tree_code
+from trilemma.metrics import splitting, tree_code
 from trilemma.metrics.scalar import Scalar
 from trilemma.sae import SAE
 from trilemma.sequences import Sequences
@@ -31,16 +31,27 @@ METRICS = "metrics.json"
 LATENTS = "latents.parquet"
 PARTS = "documents.safetensors"
 BASELINE_PREFIX = "baseline-"
+SPLITS_PREFIX = "splits-"
+SPLITS = "splits.json"
+CHILDREN = "children.parquet"
 _BASELINE = "baseline.safetensors"
 _BYTES_PER_LATENT = 1 << 10
+_MOST_SPLIT = 10
 
 
 @task(name="evaluation", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def evaluation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
-    """Leave the metrics of one SAE, or (`baseline-<hook>`) what all of a hook share."""
+    """Leave the metrics of one SAE, or what is of a hook and no SAE alone.
+
+    That is `baseline-<hook>`, which all SAEs share, and `splits-<hook>`, which says what
+    latents became in wider ones.
+    """
     steps = [plan.step("evaluation", name)]
-    is_baseline = name.startswith(BASELINE_PREFIX)
-    body = _baseline_body if is_baseline else _member_body
+    body = _member_body
+    if name.startswith(BASELINE_PREFIX):
+        body = _baseline_body
+    elif name.startswith(SPLITS_PREFIX):
+        body = _splits_body
     return stage.perform(plan, steps, body, force=force)
 
 
@@ -60,6 +71,14 @@ def read_latents(step: Step) -> dict[str, list[Any]]:
 def read_parts(step: Step) -> dict[str, np.ndarray]:
     """Return the sums over documents by which an SAE is compared with others."""
     return load_arrays(step.folder / PARTS)
+
+
+def read_splits(step: Step) -> list[dict[str, Any]]:
+    """Return what the latents of SAEs became in wider ones, couple by couple."""
+    step.fetch()
+    found = json.loads((step.folder / SPLITS).read_text())
+    assert isinstance(found, list)
+    return found
 
 
 def sequences(
@@ -110,9 +129,7 @@ def _member_body(work: stage.Work) -> None:
     result = library.evaluate(
         sae,
         plan.run.evaluation,
-        baseline=library.Baseline.from_tensors(
-            load_file(step.parents["evaluation/baseline"].folder / _BASELINE)
-        ),
+        baseline=_baseline(step),
         eval_batches=sequences(plan, member.hook),
         lm=_lm(plan),
         hook=member.hook,
@@ -155,6 +172,62 @@ def _parents(sae: SAE, config: Section) -> Int64[np.ndarray, " node"] | None:
     if isinstance(config, Group):
         return tree_code.group_parents(sae.d_sae, group_size=config.group_size)
     return None
+
+
+def _splits_body(work: stage.Work) -> None:
+    (step,) = work.pending
+    plan, hook = work.plan, step.name.removeprefix(SPLITS_PREFIX)
+    device = environment.device(plan.run.compute)
+    trained = {
+        label.removeprefix("training/"): parent
+        for label, parent in step.parents.items()
+        if label.startswith("training/")
+    }
+    widths = {
+        name: training.load_sae(each, "cpu").d_sae for name, each in trained.items()
+    }
+    baseline = _baseline(step)
+    limit = -(-plan.run.evaluation.rate_tokens // harvest.open_store(plan, "eval").ctx)
+    records: list[dict[str, Any]] = []
+    columns: dict[str, list[Any]] = {}
+    for narrow, wide in splitting.couples(plan.run.family(), widths):
+        found = splitting.splits(
+            training.load_sae(trained[narrow], device),
+            training.load_sae(trained[wide], device),
+            baseline.rows(sequences(plan, hook, limit=limit)()),
+        )
+        scalars = splitting.scalars(found)
+        records.append(
+            {
+                "narrow": narrow,
+                "wide": wide,
+                "metrics": {k: v._asdict() for k, v in scalars.items()},
+                "most_split": [
+                    {"latent": latent, "children": found.children(latent).tolist()}
+                    for latent in found.most_split(_MOST_SPLIT)
+                ],
+            }
+        )
+        for key, values in found.columns().items():
+            columns.setdefault(key, []).extend(values.tolist())
+        columns.setdefault("narrow", []).extend([narrow] * widths[wide])
+        columns.setdefault("wide", []).extend([wide] * widths[wide])
+        get_run_logger().info(
+            "%s: %s latents of %s for one of %s",
+            step.title,
+            _shown(scalars["children"]),
+            wide,
+            narrow,
+        )
+    durable.write_json(work.folder(step) / SPLITS, records)
+    tables.write(work.folder(step) / CHILDREN, columns)
+    work.commit(step)
+
+
+def _baseline(step: Step) -> library.Baseline:
+    return library.Baseline.from_tensors(
+        load_file(step.parents["evaluation/baseline"].folder / _BASELINE)
+    )
 
 
 def _origin(store: Store, hook: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The steps of a run, with the key of each, known before anything runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -215,6 +216,23 @@ class _Planner:
                 f"evaluation/{name}": evaluated,
                 f"explanation/{name}": explained,
             }
+        for hook in dict.fromkeys(member.hook for member in family):
+            members = [m for m in family if m.hook == hook and not m.is_control]
+            if not _may_differ_in_width(members):
+                continue
+            reported[f"evaluation/splits-{hook}"] = self._add(
+                "evaluation",
+                f"splits-{hook}",
+                evaluation | {"hook": hook},
+                {
+                    "harvest": harvest,
+                    "evaluation/baseline": self._find("evaluation", f"baseline-{hook}"),
+                }
+                | {
+                    f"training/{m.name}": self._find("training", m.name)
+                    for m in members
+                },
+            )
         section: dict[str, Any] = {
             "reporting": self._dump("reporting"),
             "name": run.name,
@@ -292,3 +310,10 @@ class _Planner:
         assert isinstance(value, Section)
         dumped = value.model_dump(mode="json")
         return {k: v for k, v in dumped.items() if f"{section}.{k}" not in UNHASHED}
+
+
+def _may_differ_in_width(members: Sequence[Member]) -> bool:
+    """Return whether widths differ, as far as they are known; a published SAE's is not."""
+    known = {m.config.d_sae for m in members if not isinstance(m.config, Pretrained)}
+    num_unknown = sum(isinstance(m.config, Pretrained) for m in members)
+    return len(known) + num_unknown > 1

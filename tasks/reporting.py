@@ -49,6 +49,12 @@ def _body(work: stage.Work) -> None:
             caution=_caution(plan),
             members=tuple(_member(plan, step, each) for each in plan.run.family()),
             has_features=plan.run.toy is not None,
+            splits=tuple(
+                couple
+                for label, parent in step.parents.items()
+                if label.startswith(f"evaluation/{evaluation.SPLITS_PREFIX}")
+                for couple in evaluation.read_splits(parent)
+            ),
         ),
         folder,
     )

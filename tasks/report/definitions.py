@@ -410,6 +410,14 @@ SCORES = {
     SHUFFLED_F1: "Control: F1 of another latent's explanation on this latent.",
 }
 
+SPLITS = {
+    "children": "Latents of the wider SAE that descend from a live one of the "
+    "narrower, on average.",
+    "split_fraction": "Share of the narrower SAE's live latents with two or more.",
+    "lost_fraction": "Share of them with none.",
+    "new_fraction": "Share of the wider SAE's live latents that descend from none.",
+}
+
 LATENT_LABELS = {
     "density": "density",
     "num_fired": "tokens it fired on",

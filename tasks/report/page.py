@@ -88,6 +88,7 @@ def _index(report: Report, found: Sequence[Statistics]) -> str:
             undefined=tables.undefined(subjects),
             subjects=subjects,
             controls=tables.controls(report),
+            splits=tables.splits(report),
             scatters=scatters,
             rates=rates,
             statistics=[statistics_tables.sections(of_hook) for of_hook in found],

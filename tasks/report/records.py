@@ -86,6 +86,8 @@ class Report:
     members: tuple[MemberReport, ...]
     has_features: bool
     """True for a toy, whose true features are known."""
+    splits: tuple[Json, ...] = ()
+    """What latents became in wider SAEs: `narrow`, `wide`, `metrics`, `most_split`."""
 
     def __post_init__(self) -> None:
         """Check that no two members share a folder."""

@@ -59,6 +59,17 @@ class ControlRow(NamedTuple):
     random_marks: tuple[str, ...]
 
 
+class SplitRow(NamedTuple):
+    """What the latents of one SAE became in a wider one."""
+
+    narrow: str
+    wide: str
+    cells: tuple[Cell, ...]
+    """In the order of `definitions.SPLITS`."""
+    most_split: tuple[str, ...]
+    """The latents of most children, with these."""
+
+
 class LatentRow(NamedTuple):
     """One explained latent in the list of pages."""
 
@@ -187,6 +198,25 @@ def _unless_better(sae: Scalar | None, control: Scalar | None) -> tuple[str, ...
     if verdict is None or verdict is Verdict.SAE_LOWER:
         return ()
     return (verdict.value,)
+
+
+def splits(report: Report) -> list[SplitRow]:
+    """Return a row for each pair of SAEs of different widths."""
+    rows = []
+    for couple in report.splits:
+        found = scalars(couple["metrics"])
+        rows.append(
+            SplitRow(
+                couple["narrow"],
+                couple["wide"],
+                tuple(cell(found[name]) for name in definitions.SPLITS),
+                tuple(
+                    f"{split['latent']}: {', '.join(map(str, split['children']))}"
+                    for split in couple["most_split"]
+                ),
+            )
+        )
+    return rows
 
 
 def latents(report: Report) -> list[LatentRow]:

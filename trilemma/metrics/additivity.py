@@ -102,9 +102,9 @@ def _without(
     taken: Float[Tensor, "run d_in"],
     batch_seqs: int,
 ) -> Float64[Tensor, "run vocab"]:
-    """Return the last position's logits without each of some parts of its activation."""
+    """Return the last position's logits, some part of its activation taken out."""
     found = []
-    for part in taken.split(batch_seqs):
+    for part in torch.split(taken, batch_seqs):
         x = cut.x.expand(len(part), -1, -1).clone()
         x[:, -1] -= part
         tokens = cut.tokens.expand(len(part), -1)

@@ -149,8 +149,12 @@ def _lifts(
 
 def _pairs(lifts: _Lifts) -> Bool[np.ndarray, "label label"]:
     """Return which pairs are defined, each once."""
-    finite: Bool[np.ndarray, "label label"] = np.isfinite(lifts).all(0)
-    return np.triu(finite, 1)
+    return np.triu(_are_defined(lifts), 1)
+
+
+def _are_defined(lifts: _Lifts) -> Bool[np.ndarray, "label label"]:
+    defined: Bool[np.ndarray, "label label"] = np.isfinite(np.stack(lifts)).all(0)
+    return defined
 
 
 def _spearman(lifts: _Lifts) -> float | None:
@@ -193,7 +197,7 @@ def _mantel(lifts: _Lifts, *, num_permutations: int, seed: int) -> float | None:
     whole = _spearman(lifts)
     if whole is None:
         return None
-    named = np.isfinite(lifts).all(0).diagonal()
+    named = _are_defined(lifts).diagonal()
     together, sharing = (
         lift[np.ix_(named, named)] for lift in (lifts.together, lifts.sharing)
     )

@@ -6,15 +6,16 @@ wide one fires. That wide SAEs split latents is Bricken et al. (2023, Towards
 Monosemanticity); this way to count it is proposed here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from trilemma.config import Member
 from trilemma.metrics.baseline import Rows
 from trilemma.metrics.coders import Coder
 from trilemma.metrics.scalar import Scalar
@@ -56,7 +57,55 @@ class Splits(NamedTuple):
         found = np.flatnonzero(self.descends & (self.parent == narrow))
         return found[np.argsort(-self.cosine[found], kind="stable")]
 
+    def most_split(self, num: int) -> list[int]:
+        """Return the narrow latents of most children, at least two, at most `num`."""
+        count = self.num_children
+        order = np.argsort(-count, kind="stable")[:num]
+        return [int(latent) for latent in order if count[latent] > 1]
 
+    def columns(self) -> dict[str, Shaped[np.ndarray, " d_wide"]]:
+        """Return one row for each wide latent; `parent` is its nearest narrow one."""
+        return {
+            "latent": np.arange(len(self.parent)),
+            "parent": self.parent,
+            "cosine": self.cosine,
+            "share": self.share,
+            "descends": self.descends,
+            "num_fired": self.num_fired,
+        }
+
+
+def couples(
+    family: Sequence[Member], widths: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    """Return the pairs (narrow, wide) of SAEs at one hook that are worth a comparison.
+
+    For each SAE of known width, the next narrower one that differs in the fewest other
+    settings; the first of these, in the family's order.
+    """
+    settings = {
+        member.name: member.config.model_dump()
+        for member in family
+        if member.name in widths
+    }
+    found = []
+    for wide, own in settings.items():
+        narrower = [name for name in settings if widths[name] < widths[wide]]
+        if narrower:
+            next_width = max(widths[name] for name in narrower)
+            found.append(
+                (
+                    min(
+                        (name for name in narrower if widths[name] == next_width),
+                        key=lambda name: _num_different(settings[name], own),
+                    ),
+                    wide,
+                )
+            )
+    return found
+
+
+@torch.inference_mode()
 def splits(narrow: Coder, wide: Coder, batches: Iterable[Rows]) -> Splits:
     """Return where the latents of a wide SAE come from, over rows that both read.
 
@@ -136,6 +185,14 @@ class _CoFirings:
         )
 
 
+def _num_different(one: Mapping[str, object], other: Mapping[str, object]) -> int:
+    return sum(
+        one.get(key) != other.get(key)
+        for key in one.keys() | other.keys()
+        if key not in ("d_sae", "name")
+    )
+
+
 def _nearest(
     wide: Float[Tensor, "d_wide d_in"], narrow: Float[Tensor, "d_narrow d_in"]
 ) -> tuple[Float64[Tensor, " d_wide"], Int64[Tensor, " d_wide"]]:
@@ -143,7 +200,7 @@ def _nearest(
     theirs = functional.normalize(narrow, dim=1).T
     found = [
         (functional.normalize(rows, dim=1) @ theirs).max(1)
-        for rows in wide.split(_BLOCK)
+        for rows in torch.split(wide, _BLOCK)
     ]
     return (
         torch.cat([each.values for each in found]).double(),

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trilemma.config import Run
 from trilemma.metrics import splitting
 from trilemma.metrics.baseline import Rows
 from trilemma.metrics.splitting import Splits
+from trilemma.sequences import Sequences
 
 NUM, D_IN, NUM_ROWS = 8, 12, 2000
 PAIRS = [(2 * i, 2 * i + 1) for i in range(NUM // 2)]
@@ -46,7 +48,14 @@ def match(narrow: Tensor, wide: Tensor, x: Tensor, size: int = 500) -> Splits:
     def batches() -> Iterator[Rows]:
         for start in range(0, len(x), size):
             part = x[start : start + size]
-            yield Rows(part, np.zeros(len(part)), start + np.arange(len(part)))
+            beside = torch.zeros(1, len(part), dtype=torch.int64)
+            yield Rows(
+                x=part,
+                document=np.zeros(len(part), dtype=np.int64),
+                position=start + np.arange(len(part)),
+                sequences=Sequences(beside, beside, beside.byte(), part[None]),
+                kept=torch.arange(len(part)),
+            )
 
     return splitting.splits(Reader(narrow), Reader(wide), batches())
 
@@ -107,3 +116,31 @@ def test_silent_dictionaries_have_no_number_and_a_reason(x: Tensor) -> None:
 def test_batches_leave_no_trace(x: Tensor) -> None:
     whole, parts = match(MERGED, FEATURES, x), match(MERGED, FEATURES, x, size=7)
     assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+def test_the_most_split_come_first(x: Tensor) -> None:
+    narrow = torch.cat([FEATURES[4:5], MERGED[:1]])
+    found = match(narrow, FEATURES, x)
+    assert found.most_split(10) == [1]
+    assert found.columns()["parent"][:2].tolist() == [1, 1]
+
+
+def test_an_sae_is_compared_with_the_next_narrower_most_like_it() -> None:
+    run = Run.model_validate(
+        {
+            "name": "widths",
+            "toy": {"num_features": 8, "d_in": 8},
+            "saes": [
+                {"kind": "batchtopk", "d_sae": 16, "k": 2},
+                {"kind": "topk", "d_sae": 16, "k": 2},
+                {"kind": "topk", "d_sae": 32, "k": 2},
+                {"kind": "topk", "d_sae": 64, "k": 2},
+            ],
+        }
+    )
+    names = [member.name for member in run.family() if not member.is_control]
+    widths = dict(zip(names, [16, 16, 32, 64], strict=True))
+    assert splitting.couples(run.family(), widths) == [
+        (names[1], names[2]),
+        (names[2], names[3]),
+    ]
