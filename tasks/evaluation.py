@@ -43,8 +43,8 @@ _MOST_SPLIT = 10
 def evaluation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
     """Leave the metrics of one SAE, or what is of a hook and no SAE alone.
 
-    That is `baseline-<hook>`, which all SAEs share, and `splits-<hook>`, which says what
-    latents became in wider ones.
+    That is `baseline-<hook>`, which all SAEs share, and `splits-<hook>`, which says
+    what latents became in wider ones.
     """
     steps = [plan.step("evaluation", name)]
     body = _member_body
@@ -162,6 +162,12 @@ def _member_body(work: stage.Work) -> None:
         step.title,
         ", ".join(f"{name} {_shown(result.metrics[name])}" for name in headline),
     )
+    if "cause_lm_sequences" in result.details:
+        get_run_logger().info(
+            "%s: the LM read %d sequences more to ablate and steer by latents",
+            step.title,
+            result.details["cause_lm_sequences"],
+        )
     work.commit(step)
 
 

@@ -313,7 +313,7 @@ class _Planner:
 
 
 def _may_differ_in_width(members: Sequence[Member]) -> bool:
-    """Return whether widths differ, as far as they are known; a published SAE's is not."""
+    """Return whether widths may differ: that of a published SAE is not known yet."""
     known = {m.config.d_sae for m in members if not isinstance(m.config, Pretrained)}
     num_unknown = sum(isinstance(m.config, Pretrained) for m in members)
     return len(known) + num_unknown > 1

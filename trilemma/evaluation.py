@@ -15,6 +15,8 @@ from trilemma.config.stages import Evaluation
 from trilemma.config.toys import Toy
 from trilemma.metrics import (
     activated,
+    causes,
+    co_occurrence,
     density,
     fidelity,
     known_scalars,
@@ -135,25 +137,10 @@ def evaluate(
     found = unlabelled.found(is_live=measured.num_fired > 0)
     metrics |= found.metrics
     kept = _parts(measured, rated.length.bits)
-    if lm is not None and baseline.ce is not None:
-        spliced = fidelity.splices(
-            sae,
-            lm,
-            eval_batches(),
-            hook=hook,
-            documents=baseline.documents.numpy(),
-            num_seqs=config.ce_seqs,
-            batch_seqs=config.batch_seqs,
-            seed=config.seed,
-        )
-        metrics |= summaries.losses(baseline.ce, spliced, config)
-        kept |= parts.of_ratio(
-            "delta_ce",
-            spliced.ce - baseline.ce.clean,
-            spliced.num_tokens,
-        )
-
-    details = dict(rated.details) | found.details
+    of_text = _of_text(bench, sae, measured, lm=lm, hook=hook)
+    metrics |= of_text.metrics
+    kept |= of_text.parts
+    details = dict(rated.details) | found.details | of_text.details
     bits = metrics["rate_bits"]
     assert bits.value is not None
     pca_width = pca.width_at(
@@ -166,7 +153,7 @@ def evaluate(
         details["frozen_random_k"] = k
         controls["frozen_random"] = bench.frozen_random_control(control, k=k)
     columns = _columns(measured, states, baseline.num_tokens)
-    columns |= merging.columns(pairs, counts) | found.columns
+    columns |= merging.columns(pairs, counts) | found.columns | of_text.latents
     if known is not None:
         told = _of_known_features(
             bench,
@@ -183,12 +170,13 @@ def evaluate(
 
 
 class _Told(NamedTuple):
-    """What known features add to a result."""
+    """Some of what is measured, as `EvaluationResult` has it."""
 
     metrics: dict[str, Scalar]
     controls: dict[str, dict[str, Scalar]]
     latents: dict[str, Shaped[np.ndarray, " d_sae"]]
     details: dict[str, float]
+    parts: parts.Arrays
 
 
 def _of_known_features(
@@ -214,7 +202,7 @@ def _of_known_features(
         "cofiring_features": cofiring,
     }
     if width is None:
-        return _Told(metrics, {}, columns, {})
+        return _Told(metrics, {}, columns, {}, {})
     k = math.ceil(l0)
     details: dict[str, float] = {"monosemantic_k": k}
     if known.is_exactly_budgeted:
@@ -225,7 +213,7 @@ def _of_known_features(
     control = bench.monosemantic_control(
         known.toy, k=k, width=step, device=sae.W_dec.device
     )
-    return _Told(metrics, {"monosemantic": control}, columns, details)
+    return _Told(metrics, {"monosemantic": control}, columns, details, {})
 
 
 class _Measured(NamedTuple):
@@ -386,6 +374,57 @@ def _parts(measured: _Measured, bits: Float64[np.ndarray, " row"]) -> parts.Arra
         return found | parts.of_ratio("polysemanticity", sums.score, sums.num_firings)
     left_out = measured.shared.mean_ratio_out[:num_documents]
     return found | parts.of_left_out("polysemanticity", left_out)
+
+
+def _of_text(
+    bench: _Bench,
+    sae: Coder,
+    measured: _Measured,
+    *,
+    lm: fidelity.SplicedLM | None,
+    hook: str,
+) -> _Told:
+    """Return what the text and the LM that reads it say; nothing of a toy."""
+    config, baseline, latents = bench.config, bench.baseline, measured.tally.latents
+    metrics: dict[str, Scalar] = {}
+    if baseline.together is not None:
+        associated = co_occurrence.association(
+            baseline.together,
+            mass=latents.mass,
+            num_fired=latents.num_fired,
+            num_permutations=config.num_resamples,
+            seed=config.seed,
+        )
+        metrics |= co_occurrence.scalars(associated, config)
+    if lm is None or baseline.ce is None:
+        return _Told(metrics, {}, {}, {}, {})
+    documents = baseline.documents.numpy()
+    spliced = fidelity.splices(
+        sae,
+        lm,
+        bench.eval_batches(),
+        hook=hook,
+        documents=documents,
+        num_seqs=config.ce_seqs,
+        batch_seqs=config.batch_seqs,
+        seed=config.seed,
+    )
+    caused = causes.causes(
+        sae,
+        lm,
+        config,
+        bench.eval_batches,
+        hook=hook,
+        documents=documents,
+        num_fired=measured.num_fired,
+        sum_acts=latents.sum_acts,
+    )
+    metrics |= summaries.losses(baseline.ce, spliced, config) | caused.metrics
+    kept = parts.of_ratio(
+        "delta_ce", spliced.ce - baseline.ce.clean, spliced.num_tokens
+    )
+    details: dict[str, float] = {"cause_lm_sequences": caused.num_runs}
+    return _Told(metrics, {}, caused.columns, details, kept)
 
 
 def _columns(

@@ -290,6 +290,54 @@ METRICS = (
         "of its entropy.",
     ),
     Definition(
+        "co_occurrence",
+        "Polysemanticity",
+        "",
+        "Do context clusters that occur together in the text share latents? Spearman's "
+        "correlation over pairs of clusters: how much more often than chance both are "
+        "in one stretch of a document, against how much more often than chance one "
+        "latent holds both.",
+    ),
+    Definition(
+        "co_occurrence_partial",
+        "Polysemanticity",
+        "",
+        "The same beyond what being side by side explains: contexts of neighbouring "
+        "tokens overlap, so that latents share them anyway.",
+    ),
+    Definition(
+        "co_occurrence_p",
+        "Polysemanticity",
+        "",
+        "How likely chance alone correlates as much.",
+    ),
+    Definition(
+        "additivity_gap",
+        "Cause",
+        "lower",
+        "How far taking latents out together differs from the sum of taking each out "
+        "alone, in the LM's logits; 0 if effects add up.",
+    ),
+    Definition(
+        "steer_kl",
+        "Cause",
+        "",
+        "How much adding one latent's direction at its usual strength changes the LM's "
+        "predictions, mean over sampled latents.",
+    ),
+    Definition(
+        "steer_kl_random",
+        "Cause",
+        "",
+        "Control: the same for a random direction of equal length.",
+    ),
+    Definition(
+        "steer_top1_shift",
+        "Cause",
+        "",
+        "Share of most likely tokens that it changes.",
+    ),
+    Definition(
         "mmcs",
         "Polysemanticity",
         "higher",
@@ -449,6 +497,8 @@ LATENT_LABELS = {
     "enc_dec_cos": "cosine of encoder and decoder",
     "activated_features": "features it answers to alone",
     "cofiring_features": "features on most of whose rows it fires",
+    "steer_kl": "nats of KL that a unit of it adds",
+    "steer_top1_shift": "share of top tokens that a unit of it changes",
     "participation": "participation over true features",
     "best_feature": "nearest true feature",
     "best_cosine": "cosine with it",

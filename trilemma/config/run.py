@@ -35,6 +35,20 @@ _SHORT = {
 }
 
 
+_READ_OF_LMS = (
+    "ce_seqs",
+    "num_clusters",
+    "context_tokens",
+    "probe_rows",
+    "window_tokens",
+    "cause_seqs",
+    "cause_latents",
+    "rate_ce_tolerance",
+    "rate_ce_seqs",
+)
+"""Settings of evaluation that have no effect on a toy."""
+
+
 class Member(NamedTuple):
     """One SAE of the family."""
 
@@ -148,8 +162,7 @@ class Run(Section):
     def _idle(self) -> Iterator[tuple[str, str]]:
         """Yield settings that were changed although nothing would read them."""
         if self.toy is not None:
-            of_text = ("ce_seqs", "num_clusters", "context_tokens", "probe_rows")
-            for key in (*of_text, "rate_ce_tolerance", "rate_ce_seqs"):
+            for key in _READ_OF_LMS:
                 if _is_changed(self.evaluation, key):
                     yield f"evaluation.{key}", "on a toy"
         if self.sharing.tracker == "none":

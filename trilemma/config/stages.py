@@ -38,6 +38,15 @@ class Evaluation(Section):
     context_tokens: PositiveInt = Field(
         16, description="Tokens up to the current one that form its context."
     )
+    window_tokens: PositiveInt = Field(
+        64, description="Tokens of a document in which clusters count as together."
+    )
+    cause_seqs: PositiveInt = Field(
+        8, description="Held-out sequences on which latents are ablated and steered."
+    )
+    cause_latents: PositiveInt = Field(
+        16, description="Latents steered; at most as many are ablated together."
+    )
     dead_density: PositiveFloat = Field(
         1e-4, description="A silent latent is dead if 3/n is at most this."
     )

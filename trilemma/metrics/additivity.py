@@ -14,8 +14,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from trilemma.config.stages import Evaluation
+from trilemma.metrics import intervals
 from trilemma.metrics.coders import Coder
 from trilemma.metrics.fidelity import SplicedLM, first_seqs
+from trilemma.metrics.scalar import Scalar
 from trilemma.sequences import Sequences
 
 METRIC_VERSION = 1
@@ -72,6 +75,27 @@ def gaps(
                 gap[document] += float(left.square().sum())
                 num_runs += len(taken)
     return Gaps(num_positions, gap, joint, num_runs)
+
+
+def scalars(found: Gaps, config: Evaluation) -> dict[str, Scalar]:
+    """Return `additivity_gap`: 0 where effects add up exactly."""
+    interval = intervals.bootstrap_ratio(
+        found.gap, found.joint, num_resamples=config.num_resamples, seed=config.seed
+    )
+    undefined = "no position where two latents fire, or where they change a logit"
+    return {
+        "additivity_gap": Scalar(
+            *interval,
+            n=int(found.num_positions.sum()),
+            unit="1",
+            method=f"strongest {config.cause_latents} latents of a position; pooled "
+            "|joint - sum of single|^2 / |joint|^2 of centred logits; "
+            "document bootstrap",
+            metric_version=METRIC_VERSION,
+            seed=config.seed,
+            reason=undefined if interval.value is None else None,
+        )
+    }
 
 
 def _drawn(

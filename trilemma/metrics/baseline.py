@@ -10,8 +10,9 @@ from jaxtyping import Float, Float64, Int, Int32, Int64
 from torch import Tensor
 
 from trilemma.config.stages import Evaluation
-from trilemma.metrics import clusters, fidelity, pca
+from trilemma.metrics import clusters, co_occurrence, fidelity, pca
 from trilemma.metrics.dense_probes import DenseProbes, DenseRows
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.probe_tasks import Labeller
 from trilemma.sequences import Sequences
 
@@ -57,6 +58,8 @@ class Baseline:
     """What the clusters were found among; None where labels are given."""
     probes: DenseProbes | None = None
     """Probes of the activations themselves; None where nothing is probed."""
+    together: co_occurrence.Counts | None = None
+    """Where clusters were seen together; None where labels are given."""
 
     def rows(self, batches: Iterable[Sequences]) -> Iterator[Rows]:
         """Yield the rows that count, batch by batch."""
@@ -97,6 +100,11 @@ class Baseline:
             **{f"pca.{key}": value for key, value in self.components._asdict().items()},
             **{f"curve.{key}": value for key, value in self.curve._asdict().items()},
         }
+        if self.together is not None:
+            tensors |= {
+                f"together.{key}": torch.from_numpy(value)
+                for key, value in self.together._asdict().items()
+            }
         if self.contexts is not None:
             tensors |= {
                 f"contexts.{key}": value
@@ -121,6 +129,14 @@ class Baseline:
             ce = fidelity.Ablations(
                 *(tensors[f"ce.{key}"].numpy() for key in fidelity.Ablations._fields)
             )
+        together = None
+        if "together.windows" in tensors:
+            together = co_occurrence.Counts(
+                *(
+                    tensors[f"together.{key}"].numpy()
+                    for key in co_occurrence.Counts._fields
+                )
+            )
         contexts, probes = None, None
         if "probes.cut" in tensors:
             probes = DenseProbes(
@@ -143,6 +159,7 @@ class Baseline:
             ce=ce,
             contexts=contexts,
             probes=probes,
+            together=together,
         )
 
 
@@ -181,7 +198,7 @@ def baseline(
     tokens, document = torch.cat(seen.tokens), torch.cat(seen.document)
     counted = torch.cat(seen.counted)
     documents = torch.from_numpy(np.unique(document.numpy()))
-    ce, contexts = None, None
+    ce, contexts, together = None, None, None
     if lm is None:
         labels, num_labels = tokens.reshape(-1).int(), int(tokens.max()) + 1
     else:
@@ -195,6 +212,13 @@ def baseline(
             seed=config.seed,
         )
         num_labels = config.num_clusters
+        together = co_occurrence.count(
+            labels.reshape(tokens.shape).where(counted, -1).numpy(),
+            np.searchsorted(documents.numpy(), document.numpy()),
+            num_labels=num_labels,
+            num_blocks=NUM_BLOCKS,
+            window_tokens=config.window_tokens,
+        )
     if lm is not None and lm.predicts_next:
         ce = fidelity.ablations(
             lm,
@@ -219,6 +243,7 @@ def baseline(
         ce=ce,
         contexts=contexts,
         probes=None if probed is None else probed.probes(documents),
+        together=together,
     )
 
 

@@ -21,7 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 from scipy import stats
 
+from trilemma.config.stages import Evaluation
 from trilemma.metrics import intervals
+from trilemma.metrics.scalar import Scalar
 
 METRIC_VERSION = 1
 _LEAST_PAIRS = 3
@@ -52,17 +54,16 @@ class Association(NamedTuple):
 def count(
     labels: Shaped[np.ndarray, "seq pos"],
     document: Int64[np.ndarray, "seq pos"],
-    block: Int64[np.ndarray, " document"],
     *,
     num_labels: int,
+    num_blocks: int,
     window_tokens: int,
 ) -> Counts:
     """Return in how many windows labels occur together, and how often side by side.
 
-    `document` is an index, `block` its block of documents, and -1 is no label. A
-    window is the part of a document within `window_tokens` aligned tokens of its row.
+    `document` is an index, whose remainder is its block, and -1 is no label. A window
+    is the part of a document within `window_tokens` aligned tokens of its row.
     """
-    num_blocks = int(block.max()) + 1
     num_seqs, ctx = labels.shape
     position = np.arange(ctx) // window_tokens
     place = (np.arange(num_seqs)[:, None] * ctx + position) * (1 + document.max())
@@ -71,11 +72,11 @@ def count(
     counted = labels >= 0
     present = np.zeros((len(window), num_labels))
     present[which[counted], labels[counted]] = 1
-    of_window = block[window % (1 + document.max())]
+    of_window = window % (1 + document.max()) % num_blocks
     beside = (document[:, 1:] == document[:, :-1]) & counted[:, 1:] & counted[:, :-1]
     left, right = labels[:, :-1][beside], labels[:, 1:][beside]
     neighbours = np.zeros((num_blocks, num_labels, num_labels))
-    np.add.at(neighbours, (block[document[:, 1:][beside]], left, right), 1)
+    np.add.at(neighbours, (document[:, 1:][beside] % num_blocks, left, right), 1)
     is_read = present.any(1)
     in_block = [present[(of_window == index) & is_read] for index in range(num_blocks)]
     return Counts(
@@ -115,6 +116,38 @@ def association(
         _mantel(whole, num_permutations=num_permutations, seed=seed),
         num_pairs=len(whole.together[_pairs(whole)]),
     )
+
+
+def scalars(found: Association, config: Evaluation) -> dict[str, Scalar]:
+    """Return the rank correlations, and how likely chance alone gives as much."""
+    what = (
+        f"Spearman over pairs of context clusters: lift of both in "
+        f"{config.window_tokens} tokens of a document, lift of both in a latent"
+    )
+    jackknife = "jackknife over document blocks"
+
+    def scalar(interval: intervals.Interval, method: str) -> Scalar:
+        undefined = "fewer than three pairs of clusters, or all of them alike"
+        return Scalar(
+            *interval,
+            n=found.num_pairs,
+            unit="1",
+            method=method,
+            metric_version=METRIC_VERSION,
+            seed=config.seed,
+            reason=undefined if interval.value is None else None,
+        )
+
+    p_value = intervals.Interval(found.p_value, None, None)
+    return {
+        "co_occurrence": scalar(found.correlation, f"{what}; {jackknife}"),
+        "co_occurrence_partial": scalar(
+            found.partial, f"{what}; lift of being neighbours held fixed; {jackknife}"
+        ),
+        "co_occurrence_p": scalar(
+            p_value, f"{what}; share of {config.num_resamples} dealings of names"
+        ),
+    }
 
 
 class _Lifts(NamedTuple):

@@ -161,11 +161,11 @@ def cross_entropy(
     """Return the mean cross-entropy in nats with the reconstructions spliced in."""
 
     def losses(first: int, batch: Sequences) -> Float64[Tensor, "batch pos column"]:
-        spliced = _spliced(lm, hook, batch, _reconstruction(coder, batch))
+        spliced = logits_with(lm, hook, batch, _reconstruction(coder, batch))
         return _cross_entropy(spliced, batch.tokens[:, 1:])[..., None]
 
     num_tokens, total = _document_sums(
-        losses, _first(batches, num_seqs, batch_seqs), documents, 1
+        losses, first_seqs(batches, num_seqs, batch_seqs), documents, 1
     )
     return float(total.sum() / num_tokens.sum())
 

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 from scipy import special
 
+NUM_BLOCKS = 20
+"""Blocks of documents that the jackknife leaves out in turn."""
 _LEVEL = 0.95
 _BLOCK_ENTRIES = 1 << 22
 """Largest number of document weights held at once (32 MiB of float64)."""

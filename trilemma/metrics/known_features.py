@@ -12,8 +12,8 @@ from trilemma.config.toys import Toy
 from trilemma.metrics import recovery
 from trilemma.metrics.coders import Coder
 from trilemma.metrics.disentanglement import Counts
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.streaming import Batch
-from trilemma.metrics.tally import NUM_BLOCKS
 from trilemma.toys import concepts
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float64
 from trilemma import toys
 from trilemma.metrics import activated, disentanglement, intervals, recovery
 from trilemma.metrics.disentanglement import Counts
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.known_features import KnownFeatures, PairCounts
 from trilemma.metrics.scalar import Scalar
-from trilemma.metrics.tally import NUM_BLOCKS
 
 METRIC_VERSION = 1
 _JACKKNIFE = f"jackknife over {NUM_BLOCKS} document blocks"

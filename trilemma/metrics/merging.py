@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from trilemma.metrics import intervals, partners
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.partners import Firings, Pairs
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
-from trilemma.metrics.tally import NUM_BLOCKS
 from trilemma.theory import splitting
 
 METRIC_VERSION = 1

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from trilemma.metrics import intervals
-from trilemma.metrics.tally import NUM_BLOCKS
+from trilemma.metrics.intervals import NUM_BLOCKS
 
 Arrays = dict[str, Float64[np.ndarray, " any"]]
 _NUM, _DEN, _LEFT_OUT = "num", "den", "left_out"

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float64
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import distortion, intervals, ratios
 from trilemma.metrics.baseline import Baseline
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
 from trilemma.metrics.sums import add_at
-from trilemma.metrics.tally import NUM_BLOCKS
 
 _LEAST_SPREAD = float(torch.finfo(torch.float32).eps) ** 2
 """Squared deviation over squared norm below which float32 rows do not vary."""

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch.nn import functional
 
-from trilemma.metrics import fidelity
+from trilemma.config.stages import Evaluation
+from trilemma.metrics import fidelity, intervals
 from trilemma.metrics.coders import Coder
 from trilemma.metrics.fidelity import SplicedLM
+from trilemma.metrics.scalar import Scalar
 from trilemma.sequences import Sequences
 
 METRIC_VERSION = 1
@@ -78,3 +80,57 @@ def effects(
             np.add.at(sums[:, index], document, torch.stack(columns, -1)[kept].numpy())
     kl, shifted, random_kl = np.moveaxis(sums, 2, 0)
     return Effects(num_tokens, kl, shifted, random_kl, num_runs)
+
+
+def scalars(found: Effects, config: Evaluation) -> dict[str, Scalar]:
+    """Return the mean effects of the steered latents, and of random directions."""
+    num_latents = found.kl.shape[1]
+    added = "its mean activation when firing added to every token"
+    columns = {
+        "steer_kl": (found.kl, "nats/token", f"KL(clean | steered), {added}"),
+        "steer_kl_random": (
+            found.random_kl,
+            "nats/token",
+            "the same, along a random direction of that length",
+        ),
+        "steer_top1_shift": (
+            found.shifted,
+            "1",
+            f"share of most likely tokens that change, {added}",
+        ),
+    }
+    scalars = {}
+    for name, (sums, unit, method) in columns.items():
+        interval = intervals.bootstrap_ratio(
+            sums.sum(1),
+            found.num_tokens * num_latents,
+            num_resamples=config.num_resamples,
+            seed=config.seed,
+        )
+        scalars[name] = Scalar(
+            *interval,
+            n=int(found.num_tokens.sum()),
+            unit=unit,
+            method=f"{method}; mean over {num_latents} live latents; "
+            "document bootstrap",
+            metric_version=METRIC_VERSION,
+            seed=config.seed,
+            reason="no latent fired" if interval.value is None else None,
+        )
+    return scalars
+
+
+def columns(
+    found: Effects,
+    latents: Int64[np.ndarray, " latent"],
+    strength: Float64[np.ndarray, " latent"],
+    *,
+    d_sae: int,
+) -> dict[str, Float64[np.ndarray, " d_sae"]]:
+    """Return effects per unit of activation; NaN for latents that were not steered."""
+    effects = {"steer_kl": found.kl, "steer_top1_shift": found.shifted}
+    filled = {}
+    for name, sums in effects.items():
+        filled[name] = np.full(d_sae, np.nan)
+        filled[name][latents] = sums.sum(0) / found.num_tokens.sum() / strength
+    return filled

@@ -7,9 +7,10 @@ from jaxtyping import Float64, Shaped
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import fidelity, liveness, polysemanticity, rate, ratios
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
-from trilemma.metrics.tally import NUM_BLOCKS, Tally
+from trilemma.metrics.tally import Tally
 
 _SILENT = "no latent fired"
 _NO_TOKEN = "no token was counted"

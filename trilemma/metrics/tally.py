@@ -12,11 +12,10 @@ from torch import Tensor
 from trilemma.metrics import rate
 from trilemma.metrics.baseline import NUM_PERMUTATIONS, Baseline, Rows
 from trilemma.metrics.coders import Coder
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.streaming import Batch, Measure, stream
 from trilemma.metrics.sums import add_at
 
-NUM_BLOCKS = 20
-"""Blocks of documents that the jackknife leaves out in turn."""
 _PROBES = 8192
 """Most rows on which bin widths are tried."""
 

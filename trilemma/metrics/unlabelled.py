@@ -22,13 +22,13 @@ from trilemma.metrics.clusters import Contexts
 from trilemma.metrics.coders import Autoencoder, Coder
 from trilemma.metrics.coherence import Examples
 from trilemma.metrics.consistency import Classes
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.monoscore import MonoScore
 from trilemma.metrics.probe_tasks import Labeller
 from trilemma.metrics.probes import CodeRows
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.strata import Firings
 from trilemma.metrics.streaming import Batch, Measure
-from trilemma.metrics.tally import NUM_BLOCKS
 from trilemma.sequences import Sequences
 
 _EMBEDDINGS = {"x": "activations", "context": "contexts"}

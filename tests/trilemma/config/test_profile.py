@@ -170,7 +170,18 @@ def test_each_hook_in_use_has_its_control():
     ]
 
 
-@pytest.mark.parametrize("key", ["ce_seqs", "num_clusters", "context_tokens"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ce_seqs",
+        "num_clusters",
+        "context_tokens",
+        "probe_rows",
+        "window_tokens",
+        "cause_seqs",
+        "cause_latents",
+    ],
+)
 def test_setting_that_a_toy_does_not_read_is_refused(key):
     (line,) = lines(f"evaluation.{key}=7", profile=TOY)
     assert line == f"evaluation.{key}: has no effect on a toy; remove it"

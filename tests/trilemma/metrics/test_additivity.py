@@ -1,4 +1,4 @@
-"""Ablations add up where logits are linear in the hook, and by known terms elsewhere."""
+"""Ablations add up where logits are linear in the hook; elsewhere the gap is known."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DOCUMENTS = np.arange(100, 105)
 
 @dataclass
 class ReadOut:
-    """Activations are embeddings of the current token; logits are a function of them."""
+    """Activations are embeddings of the current token; logits a function of them."""
 
     table: Tensor
     unembedding: Tensor
@@ -110,7 +110,7 @@ def test_a_shift_of_all_logits_is_no_change() -> None:
 
 
 def test_the_gap_of_squared_logits_is_twice_their_product() -> None:
-    """For u the logits of one part and v of the other, (u + v)^2 - u^2 - v^2 = 2 u v."""
+    """With u and v the logits of either part, (u + v)^2 - u^2 - v^2 = 2 u v."""
     lm = make(torch.square)
     batch = rows(lm)
     x = torch.zeros_like(batch.x)
