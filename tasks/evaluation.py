@@ -152,6 +152,7 @@ def _member_body(work: stage.Work) -> None:
             "rate_curve": {
                 k: v.tolist() for k, v in result.rate_curve._asdict().items()
             },
+            "planted": [seen._asdict() for seen in result.planted],
         },
     )
     tables.write(target / LATENTS, result.latents)

@@ -76,6 +76,7 @@ def _member(plan: Plan, step: Step, member: Member) -> report.MemberReport:
         config=trained.section["sae"],
         metrics=measured["metrics"] | stable,
         controls=measured["controls"],
+        planted=measured["planted"],
         latents=latents,
         explanations=explanation.read(step.parents[f"explanation/{member.name}"]),
         rate_curve=measured["rate_curve"],

@@ -42,6 +42,7 @@ from trilemma.metrics.sparsity import Sparsity
 from trilemma.metrics.streaming import Measure
 from trilemma.metrics.tally import Sample, Tally, Wanted, sweep
 from trilemma.metrics.unlabelled import Text, Unlabelled
+from trilemma.proxies.planting import FirstRows, Seen
 from trilemma.sequences import Sequences
 from trilemma.toys import projection
 
@@ -63,6 +64,8 @@ class EvaluationResult(NamedTuple):
     """Rate and distortion as the bin width varies."""
     parts: parts.Arrays
     """Sums over documents, by which SAEs are paired; see `metrics.parts`."""
+    planted: tuple[Seen, ...]
+    """How measures of polysemanticity follow merges planted in the SAE."""
 
 
 @torch.inference_mode()
@@ -103,7 +106,8 @@ def evaluate(
         text = Text(lm.embedding(), token_text)
     unlabelled = Unlabelled(sae, config, baseline, text=text)
     known = None if toy is None else KnownFeatures(sae, toy)
-    measures: list[Measure] = [sparsity, merged, *unlabelled.measures]
+    first_rows = FirstRows(embed=unlabelled.embed)
+    measures: list[Measure] = [sparsity, merged, *unlabelled.measures, first_rows]
     measures += [] if known is None else [known]
     measured = bench.measure(sae, measures)
     pairs, counts = merged.pairs(), merged.counts()
@@ -166,7 +170,21 @@ def evaluate(
         metrics, controls = metrics | told.metrics, controls | told.controls
         columns, details = columns | told.latents, details | told.details
     columns["rate_bits"] = rated.length.latent_bits
-    return EvaluationResult(metrics, controls, columns, details, rated.curve, kept)
+    return EvaluationResult(
+        metrics,
+        controls,
+        columns,
+        details,
+        rated.curve,
+        kept,
+        planted=first_rows.planted(
+            sae.W_dec,
+            baseline.labels,
+            num_labels=baseline.num_labels,
+            num_latents=config.planted_latents,
+            seed=config.seed,
+        ),
+    )
 
 
 class _Told(NamedTuple):

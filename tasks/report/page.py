@@ -21,6 +21,7 @@ from tasks.report import (
     rate_plot,
     statistics,
     statistics_tables,
+    proxies,
     tables,
 )
 from tasks.report.comparison import Subject
@@ -103,6 +104,12 @@ def _index(report: Report, found: Sequence[Statistics]) -> str:
             },
             figures=figures,
             polysemanticity_method=_method(subjects, "polysemanticity"),
+            polysemanticity_verdict=proxies.verdict(
+                _method(subjects, "polysemanticity")
+            ),
+            conditions=proxies.conditions(),
+            proxies=proxies.rows(report),
+            planted=[member.name for member in report.members if member.planted],
             latents=_latents(report),
             explained=tables.explained(report),
             explanations=tables.latents(report),

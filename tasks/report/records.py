@@ -39,6 +39,8 @@ class MemberReport:
     """Sums over documents, to pair SAEs by; see `trilemma.metrics.parts`."""
     curve: Sequence[Json]
     """Rows of the training curve; empty for an SAE that was not trained here."""
+    planted: Sequence[Json] = ()
+    """How each measure of polysemanticity follows merges planted in this SAE."""
 
     def __post_init__(self) -> None:
         """Check what makes paths and rows."""

@@ -12,7 +12,7 @@ import plotly.graph_objects
 import pyarrow.parquet
 import pytest
 
-from tasks.report import formatting, write
+from tasks.report import definitions, formatting, proxies, write
 from tasks.report.comparison import Verdict, subjects, verdict
 from tasks.report.plots import curves, scatters
 from tasks.report.rate_plot import rate_curves
@@ -307,3 +307,45 @@ def test_two_members_may_not_share_a_folder() -> None:
 def test_a_slug_may_not_leave_its_folder() -> None:
     with pytest.raises(AssertionError):
         member("../escape")
+
+
+COUPLE = {
+    "narrow": "topk-k16",
+    "wide": HOSTILE,
+    "metrics": {name: scalar(0.5) for name in definitions.SPLITS},
+    "most_split": [{"latent": 7, "children": [3, 21]}],
+}
+
+
+def test_splits_are_shown_with_the_latents_of_most_children(tmp_path: Path) -> None:
+    page = index(report(splits=(COUPLE,)), tmp_path)
+    assert "7: 3, 21" in page
+    assert HOSTILE not in page
+
+
+def test_one_width_has_no_section_on_splitting(tmp_path: Path) -> None:
+    assert 'id="splits"' not in index(report(), tmp_path)
+
+
+def test_the_headline_says_which_conditions_it_passes(tmp_path: Path) -> None:
+    method = "n_eff/null, kmeans64, sif16; firing-weighted mean over live latents"
+    headline = {"polysemanticity": scalar(0.5) | {"method": method}}
+    page = index(report(member(metrics=member().metrics | headline)), tmp_path)
+    assert "n_eff/null passes C1, " in page
+    assert re.search(r"and fails [^.]*C4 and, C5 and", page)
+
+
+def test_a_measure_that_was_never_tried_has_no_verdict() -> None:
+    assert proxies.verdict("by hand; mean") == ""
+
+
+def test_every_measure_of_the_harness_is_shown_with_what_was_planted(
+    tmp_path: Path,
+) -> None:
+    seen = [{"measure": "monoscore", "conjunctive": -0.75, "disjunctive": None}]
+    page = index(report(member(planted=seen)), tmp_path)
+    rows = re.findall(r'<th scope="row">monoscore</th>.*?</tr>', page)
+    assert len(rows) == 1
+    assert rows[0].endswith(
+        '<td class="number">-0.75</td><td class="number">–</td></tr>'
+    )

@@ -47,6 +47,9 @@ class Evaluation(Section):
     cause_latents: PositiveInt = Field(
         16, description="Latents steered; at most as many are ablated together."
     )
+    planted_latents: PositiveInt = Field(
+        64, description="Latents among which merges are planted, to try the measures."
+    )
     dead_density: PositiveFloat = Field(
         1e-4, description="A silent latent is dead if 3/n is at most this."
     )

@@ -1,6 +1,6 @@
 """What one pass says of an SAE's latents without knowing any feature."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,9 +71,7 @@ class Unlabelled:
         self._firings = Firings(
             d_sae, num_blocks=NUM_BLOCKS, seed=config.seed, device=device
         )
-        self._scores = {
-            "x": MonoScore(d_sae, d_in, embed=lambda batch: batch.x, device=device)
-        }
+        self._scores = {"x": MonoScore(d_sae, d_in, embed=_activations, device=device)}
         self._classes = {
             "label": Classes(
                 d_sae,
@@ -83,12 +81,15 @@ class Unlabelled:
             )
         }
         self._examples, self._coded = None, None
+        self.embed: Callable[[Batch], Float[Tensor, "row width"]] = _activations
+        """What says how alike two rows are: contexts where there are any."""
         if text is None:
             return
         assert baseline.contexts is not None
         embedder = _Embedder(
             baseline.contexts, text.embedding.cpu(), config.context_tokens
         )
+        self.embed = embedder.contexts
         self._scores["context"] = MonoScore(
             d_sae, text.embedding.shape[1], embed=embedder.contexts, device=device
         )
@@ -156,6 +157,10 @@ class Unlabelled:
             return Found(metrics, columns, {})
         probed = self._coded.probed()
         return Found(metrics | probed.metrics, columns, probed.details)
+
+
+def _activations(batch: Batch) -> Float[Tensor, "row d_in"]:
+    return batch.x
 
 
 class _Embedder:

@@ -1,0 +1,1 @@
+"""The proxy harness: which measures of polysemanticity see the merges they should."""
