@@ -18,10 +18,10 @@ from tasks.report import (
     histogram,
     latent_page,
     plots,
+    proxies,
     rate_plot,
     statistics,
     statistics_tables,
-    proxies,
     tables,
 )
 from tasks.report.comparison import Subject

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int32
 from torch import Tensor
 
-from trilemma.metrics import disentanglement, geometry, polysemanticity
-from trilemma.metrics.activated import Cofirings
+from trilemma.metrics import activated, disentanglement, geometry, polysemanticity
 from trilemma.metrics.baseline import NUM_PERMUTATIONS
 from trilemma.metrics.coherence import Examples
 from trilemma.metrics.consistency import Classes, Consistency, by_position
@@ -154,28 +153,21 @@ def _geometry(pick: Callable[[Geometry], float | None]) -> Value:
 
 
 def _activated(code: Code, world: World) -> float:
-    present = _known(world).active
-    measure = Cofirings(
-        len(code.W_dec),
-        present.shape[1],
-        active=lambda batch: present[torch.from_numpy(batch.rows.position)],
-        device=_CPU,
-    )
-    return over_latents(shown(measure, code, world).activated())
+    return over_latents(activated.cofiring(_counts(code, world)))
 
 
 def _known_features(name: str) -> Value:
-    def value(code: Code, world: World) -> float:
-        fires, present = code.acts != 0, _known(world).active
-        counts = Counts(
-            rows=len(fires),
-            fired=fires.sum(0).double().numpy(),
-            present=present.sum(0).double().numpy(),
-            both=(fires.double().T @ present.double()).numpy(),
-        )
-        return disentanglement.means(counts)[name]
+    return lambda code, world: disentanglement.means(_counts(code, world))[name]
 
-    return value
+
+def _counts(code: Code, world: World) -> Counts:
+    fires, present = code.acts != 0, _known(world).active
+    return Counts(
+        rows=len(fires),
+        fired=fires.sum(0).double().numpy(),
+        present=present.sum(0).double().numpy(),
+        both=(fires.double().T @ present.double()).numpy(),
+    )
 
 
 def _l0(code: Code, _: World) -> float:
