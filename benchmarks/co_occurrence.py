@@ -34,8 +34,8 @@ from trilemma.training import Member
 
 CO_OCCURRENCES = tuple(round(0.1 * tenth, 1) for tenth in range(10))
 BUDGETS = (1, 2, 3)
-SEEDS = 8
-_STEPS, _BATCH = 400, 256
+SEEDS = 6
+_STEPS, _BATCH = 600, 256
 _TWO_DENSITY = 0.3
 """Marginal of each of two concepts."""
 _ON = 0.8
@@ -257,13 +257,13 @@ def _trained(supports: Supports, *, d_sae: int, seeds: int) -> _Outcome:
             kind="topk",
             d_sae=d_sae,
             k=1,
-            lr=2e-2,
+            lr=7e-3,
             seed=seed,
             decoder_bias=False,
-            resample_every_steps=40,
+            resample_every_steps=20,
             resample_until_fraction=0.7,
         )
-        shared = Training(batch_tokens=_BATCH, dead_after_tokens=10 * _BATCH)
+        shared = Training(batch_tokens=_BATCH, dead_after_tokens=4 * _BATCH)
         member = Member(
             config, shared, start=start, num_steps=_STEPS, key="sweep", device="cpu"
         )
