@@ -4,7 +4,7 @@ import bisect
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,6 +248,32 @@ class TrainingOrder:
         # Torch's is more than twice as fast as NumPy's.
         generator = torch.Generator().manual_seed(key)
         return torch.randperm(size, generator=generator).numpy()
+
+
+def together(
+    orders: Mapping[str, TrainingOrder],
+    start: int,
+    stop: int,
+    *,
+    prefetch: bool,
+    pin: bool = False,
+) -> Generator[dict[str, Tensor], None, None]:
+    """Yield what `TrainingOrder.batches` does, of several hooks of one store at once.
+
+    Orders of equal settings give the same rows in the same places, whatever their hook:
+    these follow from the seed and from the mask, which all hooks share.
+    """
+    with contextlib.ExitStack() as stack:
+        readers = {
+            hook: stack.enter_context(
+                contextlib.closing(
+                    order.batches(start, stop, prefetch=prefetch, pin=pin)
+                )
+            )
+            for hook, order in orders.items()
+        }
+        for _ in range(start, stop):
+            yield {hook: next(reader) for hook, reader in readers.items()}
 
 
 def _opening(group: Group, first: float, last: float) -> list[Callable[[], object]]:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.order import TrainingOrder
+from storage.order import TrainingOrder, together
 from storage.places import open_place
 from storage.store import Store, StoreError
 from tests.storage import stores
@@ -334,9 +334,9 @@ LAYOUTS = [
 ]
 
 
-def order_of(store, check=True):
+def order_of(store, check=True, hook=stores.HOOK):
     return TrainingOrder(
-        store, stores.HOOK, seed=0, batch_tokens=7, open_chunks=2, check=check
+        store, hook, seed=0, batch_tokens=7, open_chunks=2, check=check
     )
 
 
@@ -350,6 +350,42 @@ def test_the_rows_of_a_store_come_as_they_are_stored(place, layout, prefetch):
     expected = [store.chunk(stores.HOOK, i) for i in range(store.num_chunks)]
     assert {x.dtype for x in batches} == {store.dtype(stores.HOOK)}
     assert sorted(torch.cat(batches).tolist()) == sorted(torch.cat(expected).tolist())
+
+
+def numbers(store, hook, batch):
+    """Return which row of the store each row of a batch is."""
+    whole = store.read(hook, 0, store.num_tokens)
+    is_same = (batch[:, None] == whole).all(2)
+    assert (is_same.sum(1) == 1).all()
+    return is_same.int().argmax(1).tolist()
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("start", [0, 3])
+def test_hooks_that_are_read_together_give_the_same_rows_in_the_same_places(
+    place, prefetch, start
+):
+    store = Store.open(stores.make(place, stores.layout()))
+    hooks = (stores.HOOK, stores.OTHER)
+    orders = {hook: order_of(store, hook=hook) for hook in hooks}
+    stop = 2 * orders[stores.HOOK].steps_per_epoch
+    seen = []
+    for batch in together(orders, start, stop, prefetch=prefetch):
+        one, other = (numbers(store, hook, batch[hook]) for hook in hooks)
+        assert one == other
+        seen += one
+    alone = order_of(store).batches(start, stop, prefetch=prefetch)
+    assert seen == [n for x in alone for n in numbers(store, stores.HOOK, x)]
+
+
+def test_hooks_that_are_read_together_leave_no_thread_behind(tmp_path):
+    store = Store.open(stores.make(open_place(tmp_path), stores.layout()))
+    orders = {hook: order_of(store, hook=hook) for hook in store.hooks}
+    batches = together(orders, 0, 10, prefetch=True)
+    next(batches)
+    assert threads()
+    batches.close()
+    assert threads() == []
 
 
 def test_an_altered_chunk_stops_the_reader_that_checks(tmp_path):
