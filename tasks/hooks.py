@@ -1,6 +1,7 @@
 """What all SAEs of a hook share before they train: rows, their order, their centre."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from prefect.logging import get_run_logger
@@ -21,26 +22,29 @@ _MIXING_BATCHES = 16
 _MIXING_ROWS = 1 << 24  # their documents take a few seconds to count
 
 
-class Hook(NamedTuple):
-    """A hook's activations as training reads them."""
+class Hooks(NamedTuple):
+    """The activations that SAEs of a hook read, and those that transcoders predict."""
 
-    order: TrainingOrder
+    orders: Mapping[str, TrainingOrder]
+    """The order of each, the first that of the hook itself; see `order.together`."""
     mixed: Mixing
-    start: Start
-    held_out: Tensor | None
-    """Rows to measure on while training; None where nothing is measured."""
+    starts: Mapping[str, Start]
+    held_out: Mapping[str, Tensor]
+    """Rows to measure on while training; none where nothing is measured."""
     num_steps: int
     num_tokens: int
 
 
-def prepare(plan: Plan, store: Store, hook: str) -> Hook:
-    """Return a hook's activations, ready to be read.
+def prepare(plan: Plan, store: Store, hook: str, targets: Iterable[str]) -> Hooks:
+    """Return the activations of a hook and of transcoders' targets, ready to be read.
 
     Raises:
         ValueError: the store has fewer rows than a batch.
     """
     shared = plan.run.training
-    order = order_of(plan, store, hook)
+    names = list(dict.fromkeys([hook, *targets]))
+    orders = {name: order_of(plan, store, name) for name in names}
+    order = orders[hook]
     if order.rows_per_epoch < shared.batch_tokens:
         raise ValueError(
             f"training.batch_tokens: found {shared.batch_tokens}, but the store has "
@@ -56,11 +60,11 @@ def prepare(plan: Plan, store: Store, hook: str) -> Hook:
         mixed.ratio,
         f"{mixed.perfect:,.0f}",
     )
-    return Hook(
-        order,
+    return Hooks(
+        orders,
         mixed,
-        _start(plan, store, hook),
-        held_out(plan, hook),
+        {name: _start(plan, store, name) for name in names},
+        held_out(plan, names),
         num_steps=order.steps_per_epoch * shared.epochs,
         num_tokens=order.rows_per_epoch * shared.epochs,
     )
@@ -78,13 +82,15 @@ def order_of(plan: Plan, store: Store, hook: str) -> TrainingOrder:
     )
 
 
-def held_out(plan: Plan, hook: str) -> Tensor | None:
-    """Return rows to measure on while training, if anything is measured."""
+def held_out(plan: Plan, hooks: Iterable[str]) -> dict[str, Tensor]:
+    """Return each hook's rows to measure on while training, if anything is measured."""
     shared = plan.run.training
     if shared.eval_every_steps is None:
-        return None
-    rows = open_store(plan, "eval").first_rows(hook, shared.eval_tokens)
-    return rows.to(environment.device(plan.run.compute))
+        return {}
+    store, device = open_store(plan, "eval"), environment.device(plan.run.compute)
+    return {
+        hook: store.first_rows(hook, shared.eval_tokens).to(device) for hook in hooks
+    }
 
 
 def _start(plan: Plan, store: Store, hook: str) -> Start:

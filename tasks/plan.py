@@ -179,7 +179,7 @@ class _Planner:
                 )
             titles[step.key] = step.name
         evaluation = self._dump("evaluation")
-        for hook in dict.fromkeys(member.hook for member in family):
+        for hook in dict.fromkeys(member.target_hook for member in family):
             self._add(
                 "evaluation", f"baseline-{hook}", evaluation | {"hook": hook}, measured
             )
@@ -187,7 +187,9 @@ class _Planner:
         for member in family:
             name = member.name
             trained = self._find("training", name)
-            control = next(m for m in family if m.is_control and m.hook == member.hook)
+            control = next(
+                m for m in family if m.is_control and m.hook == member.target_hook
+            )
             evaluated = self._add(
                 "evaluation",
                 name,
@@ -197,7 +199,7 @@ class _Planner:
                     "training": trained,
                     "training/control": self._find("training", control.name),
                     "evaluation/baseline": self._find(
-                        "evaluation", f"baseline-{member.hook}"
+                        "evaluation", f"baseline-{member.target_hook}"
                     ),
                 },
             )
@@ -296,7 +298,10 @@ class _Planner:
             source = pretrained.source(config)
             if source.commit is not None:
                 self._pinned[f"saes/{member.name}"] = source.commit
-            return {"sae": {"kind": config.kind, "hook": config.hook} | source.section}
+            where = {"kind": config.kind, "hook": config.hook}
+            if config.target_hook is not None:
+                where["target_hook"] = config.target_hook
+            return {"sae": where | source.section}
         section = config.recorded()
         if member.terms is not None:
             digest = input_weights.file_digest(member.terms.input_weights)

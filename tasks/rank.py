@@ -33,8 +33,8 @@ class Job(NamedTuple):
     """What each of several ranks needs to train SAEs of a hook together."""
 
     plan: Plan
-    hook: str
-    start: Start
+    starts: Mapping[str, Start]
+    """What is known of each hook's activations; the first is what the SAEs read."""
     span: range
     """Steps to take; SAEs that are ahead wait."""
     folders: Mapping[str, Path]
@@ -110,18 +110,18 @@ class _Tracker:
 
 def _train(job: Job, desk: _Desk, ranks: Ranks, asked: Callable[[], bool]) -> None:
     """Do this rank's part; the last checkpoints are what comes of it."""
-    plan, hook = job.plan, job.hook
-    device, held_out = environment.device(plan.run.compute), hooks.held_out(plan, hook)
+    plan, device = job.plan, environment.device(job.plan.run.compute)
+    held_out = hooks.held_out(plan, job.starts)
     store = open_store(plan, "train")
     steps = [step for step in plan.of("training") if step.key in job.folders]
     model = terms.load_lm(plan, steps)
     trainees = []
     for step in steps:
-        needed = terms.needed(plan, step, store, start=job.start, model=model)
+        needed = terms.needed(plan, step, store, starts=job.starts, model=model)
         member = stepping.member(
             desk,
             step,
-            start=job.start,
+            starts=job.starts,
             num_steps=job.span.stop,
             held_out=held_out,
             needed=needed,
@@ -131,7 +131,7 @@ def _train(job: Job, desk: _Desk, ranks: Ranks, asked: Callable[[], bool]) -> No
         trainees.append(Trainee(step, member, desk.tracker(step), needed))
     waited = stepping.steps(
         desk,
-        hooks.order_of(plan, store, hook),
+        {hook: hooks.order_of(plan, store, hook) for hook in job.starts},
         trainees,
         job.span,
         asked=asked,

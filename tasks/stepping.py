@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from storage import checkpoints
+from storage import checkpoints, order
 from storage.order import TrainingOrder
 from tasks import environment, interruption
 from tasks.plan import Plan, Step
@@ -53,9 +53,9 @@ def member(
     desk: Desk,
     step: Step,
     *,
-    start: Start,
+    starts: Mapping[str, Start],
     num_steps: int,
-    held_out: Tensor | None,
+    held_out: Mapping[str, Tensor],
     needed: Needed,
     device: str,
     ranks: Ranks,
@@ -65,16 +65,19 @@ def member(
     Raises:
         ValueError: a setting can have no effect, or the checkpoint is of another SAE.
     """
-    config = desk.plan.member(step.name).config
+    _, hook, target_hook, config, _ = desk.plan.member(step.name)
     assert not isinstance(config, Pretrained)
+    is_transcoder = target_hook != hook
     found = library.Member(
         config,
         desk.plan.run.training,
-        start=start,
+        start=starts[hook],
         num_steps=num_steps,
         key=step.name,
         device=device,
-        held_out_rows=held_out,
+        target_start=starts[target_hook] if is_transcoder else None,
+        held_out_rows=held_out.get(hook),
+        held_out_target=held_out.get(target_hook) if is_transcoder else None,
         gamma=needed.gamma,
         splice=needed.splice,
         ranks=ranks,
@@ -92,7 +95,7 @@ def restore(desk: Desk, step: Step, member: library.Member) -> None:
 
 def steps(
     desk: Desk,
-    order: TrainingOrder,
+    orders: Mapping[str, TrainingOrder],
     trainees: list[Trainee],
     span: range,
     *,
@@ -101,7 +104,8 @@ def steps(
 ) -> float:
     """Train every SAE on each batch; return the seconds for which data was waited.
 
-    An SAE that is ahead waits for the others.
+    The first order is that of the hook that they read, the others are those of the
+    hooks that transcoders among them reconstruct. An SAE that is ahead waits.
 
     Raises:
         Interrupted: `asked` says so; all is in a checkpoint.
@@ -111,7 +115,9 @@ def steps(
     device = torch.device(environment.device(compute))
     ranks = trainees[0].member.ranks
     active = list(trainees)
-    reader = order.batches(
+    hook, *_ = orders
+    reader = order.together(
+        orders,
         span.start,
         span.stop,
         prefetch=compute.prefetch,
@@ -123,12 +129,23 @@ def steps(
             asked_at = time.monotonic()
             stored = next(batches)
             waited += time.monotonic() - asked_at
-            mine = stored[ranks.share(len(stored))]
-            x = mine.to(device, non_blocking=True).float()
-            elsewhere = len(stored) - len(mine)
+            size = len(stored[hook])
+            share = ranks.share(size)
+            mine = {
+                name: rows[share].to(device, non_blocking=True).float()
+                for name, rows in stored.items()
+            }
+            x = mine[hook]
+            elsewhere = size - len(x)
             due = [t for t in active if t.member.step_index == index]
             members = [trainee.member for trainee in due]
-            beside = {t.member.key: t.needed.sequences(index, device) for t in due}
+            beside = {
+                t.member.key: family.Read(
+                    t.needed.sequences(index, device),
+                    mine.get(t.member.config.target_hook or ""),
+                )
+                for t in due
+            }
             if device.type == "cuda" and ranks.size == 1:
                 outcomes = family.step_batched(members, x, beside)
             else:

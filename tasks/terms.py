@@ -1,5 +1,6 @@
 """What the terms of a loss need besides batches: statistics, first rows, the LM."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ class Needed(NamedTuple):
     """What one SAE's terms need; None for what they do not."""
 
     gamma: Tensor | None
-    """Weights of the input dimensions."""
+    """Weights of the dimensions."""
     splice: Splice | None
     order: SequenceOrder | None
     """The sequences that are read beside batches."""
@@ -43,7 +44,12 @@ def load_lm(plan: Plan, steps: list[Step]) -> LM | None:
 
 
 def needed(
-    plan: Plan, step: Step, store: Store, *, start: Start, model: LM | None
+    plan: Plan,
+    step: Step,
+    store: Store,
+    *,
+    starts: Mapping[str, Start],
+    model: LM | None,
 ) -> Needed:
     """Return what the terms of an SAE need.
 
@@ -52,6 +58,7 @@ def needed(
             the LM has no predictions to keep.
     """
     member = plan.member(step.name)
+    hook, scale = member.target_hook, starts[member.target_hook].scale
     gamma = splice = order = None
     if member.terms is not None and member.terms.input_weights is not None:
         weights = member.terms.input_weights
@@ -63,9 +70,9 @@ def needed(
             )
         gamma = input_weights.gamma(
             weights,
-            variance=store.variance(member.hook),
-            scale=start.scale,
-            sample=lambda num: _sample(store, member.hook, num),
+            variance=store.variance(hook),
+            scale=scale,
+            sample=lambda num: _sample(store, hook, num),
         )
     if member.terms is not None and member.terms.end_to_end is not None:
         assert model is not None
@@ -74,10 +81,10 @@ def needed(
                 "terms.end_to_end: found an LM that does not predict the next token; "
                 "remove the term"
             )
-        splice = Splice(model, member.hook, start.scale)
+        splice = Splice(model, hook, scale)
         order = SequenceOrder(
             store,
-            member.hook,
+            hook,
             seed=plan.run.training.seed,
             batch_seqs=member.terms.end_to_end.batch_seqs,
         )

@@ -25,7 +25,7 @@ from tasks import (
     tracking,
 )
 from tasks.harvest import open_store
-from tasks.hooks import Hook
+from tasks.hooks import Hooks
 from tasks.plan import Plan, Step
 from tasks.rank import Job
 from tasks.stepping import Trainee
@@ -65,7 +65,9 @@ def _body(work: stage.Work) -> None:
             _convert(work, store, step, member.config)
         else:
             hook_of[step.key] = member.hook
-            parameters += 2 * store.d_in(member.hook) * member.config.d_sae
+            d_in, d_out = store.d_in(member.hook), store.d_in(member.target_hook)
+            parameters += (d_in + d_out) * member.config.d_sae
+            parameters += d_in * d_out * member.config.skip
     # Weights, two moments, and perhaps a running mean.
     tensors = 3 + (work.plan.run.training.ema_decay is not None)
     work.check_room(parameters * _PARAMETER_BYTES * tensors * _FOLDERS)
@@ -87,18 +89,26 @@ def _convert(work: stage.Work, store: Store, step: Step, config: Pretrained) -> 
                     f"saes.path: the files in {config.path!r} have changed since this "
                     "run was planned; run it again"
                 )
-        sae = pretrained.load(config, commit=commit, d_in=store.d_in(config.hook))
+        target = config.target_hook
+        sae = pretrained.load(
+            config,
+            commit=commit,
+            d_in=store.d_in(config.hook),
+            d_out=None if target is None else store.d_in(target),
+        )
     except ValueError as error:
         work.fail(step, error)
         return
-    known = sae.metadata.setdefault("hook_name", config.hook)
-    if known != config.hook:
-        get_run_logger().warning(
-            "%s: says that it reads %s, but stands on %s",
-            step.title,
-            known,
-            config.hook,
-        )
+    stands = {"hook_name": config.hook, "hook_name_out": config.target_hook}
+    for key, hook in stands.items():
+        if hook is not None and sae.metadata.setdefault(key, hook) != hook:
+            get_run_logger().warning(
+                "%s: says that it %s %s, but stands on %s",
+                step.title,
+                "reads" if key == "hook_name" else "reconstructs",
+                sae.metadata[key],
+                hook,
+            )
     sae.save(work.folder(step) / SAE_FOLDER)
     durable.write_json(work.folder(step) / CURVE, [])
     work.commit(step)
@@ -112,7 +122,8 @@ def _train_hook(
     asked: Callable[[], bool],
 ) -> None:
     plan, compute = work.plan, work.plan.run.compute
-    found = hooks.prepare(plan, store, hook)
+    targets = [plan.member(step.name).target_hook for step in steps]
+    found = hooks.prepare(plan, store, hook, targets)
     _check_ranks(compute, found)
     model = terms.load_lm(plan, steps)
     began = time.monotonic()
@@ -120,7 +131,9 @@ def _train_hook(
         trainees = []
         for step in steps:
             try:
-                needed = terms.needed(plan, step, store, start=found.start, model=model)
+                needed = terms.needed(
+                    plan, step, store, starts=found.starts, model=model
+                )
                 member = _member(work, step, found, needed)
             except ValueError as error:
                 work.fail(step, error)
@@ -142,17 +155,19 @@ def _train_hook(
             folders = {
                 trainee.step.key: work.folder(trainee.step) for trainee in trainees
             }
-            job = Job(plan, hook, found.start, span, folders)
+            job = Job(plan, found.starts, span, folders)
             waited = _steps_in_ranks(work, job, trainees, asked=asked, show=show)
         else:
             waited = stepping.steps(
-                work, found.order, trainees, span, asked=asked, show=show
+                work, found.orders, trainees, span, asked=asked, show=show
             )
     for trainee in trainees:
         if trainee.step.title not in work.failed:
             target = work.folder(trainee.step)
             sae = trainee.member.export()
             sae.metadata |= _origin(plan, store, hook)
+            if trainee.member.config.target_hook is not None:
+                sae.metadata["hook_name_out"] = trainee.member.config.target_hook
             sae.save(target / SAE_FOLDER)
             durable.write_json(target / CURVE, trainee.member.curve)
             durable.write_json(target / MIXING, found.mixed._asdict())
@@ -173,7 +188,7 @@ def _train_hook(
         )
 
 
-def _check_ranks(compute: Compute, found: Hook) -> None:
+def _check_ranks(compute: Compute, found: Hooks) -> None:
     """Check that every rank has a GPU, if there are any, and a row of every batch.
 
     Raises:
@@ -186,7 +201,7 @@ def _check_ranks(compute: Compute, found: Hook) -> None:
             f"compute.ranks_per_sae: found {ranks}, but torch sees only {gpus} GPUs; "
             "each rank needs its own"
         )
-    order = found.order
+    order = next(iter(found.orders.values()))
     smallest = order.rows_per_epoch % order.batch_tokens or order.batch_tokens
     if ranks > smallest:
         raise ValueError(
@@ -196,14 +211,14 @@ def _check_ranks(compute: Compute, found: Hook) -> None:
 
 
 def _member(
-    work: stage.Work, step: Step, found: Hook, needed: terms.Needed
+    work: stage.Work, step: Step, found: Hooks, needed: terms.Needed
 ) -> library.Member:
     """Return an SAE in training, as `stepping.member` does, and tell of it."""
     compute = work.plan.run.compute
     member = stepping.member(
         work,
         step,
-        start=found.start,
+        starts=found.starts,
         num_steps=found.num_steps,
         held_out=found.held_out,
         needed=needed,

@@ -33,8 +33,16 @@ Outcome = StepRow | NonFiniteLossError | None
 """Of a step: the row that it logs, if it does, or why it was not taken."""
 
 
-Beside = Mapping[str, Sequences | None]
-"""The sequences that each member reads besides the batch, by its key."""
+class Read(NamedTuple):
+    """What a member reads besides the batch; None for what it does not."""
+
+    sequences: Sequences | None = None
+    y: Float[Tensor, "batch d_out"] | None = None
+    """The rows that it is to reconstruct, where they are others."""
+
+
+Beside = Mapping[str, Read]
+"""What each member reads besides the batch, by its key."""
 
 
 def step(
@@ -56,7 +64,7 @@ def step_batched(
     """Step members, those that can be at once; return what came of it, in order."""
     outcomes: dict[str, Outcome] = {}
     for group in groups(members, x):
-        found = _stepped(group, x) if len(group) > 1 else step(group, x, beside)
+        found = _stepped(group, x, beside) if len(group) > 1 else step(group, x, beside)
         outcomes |= {m.key: each for m, each in zip(group, found, strict=True)}
     return [outcomes[member.key] for member in members]
 
@@ -85,18 +93,16 @@ def _less_what_differs(config: SAEConfig) -> object:
     return tuple(sorted((config.model_dump() | free).items(), key=str))
 
 
-def _outcome(
-    member: Member, x: Tensor, sequences: Sequences | None, num_elsewhere: int
-) -> Outcome:
+def _outcome(member: Member, x: Tensor, beside: Read, num_elsewhere: int) -> Outcome:
     try:
-        return member.step(x, sequences, num_elsewhere=num_elsewhere)
+        return member.step(x, *beside, num_elsewhere=num_elsewhere)
     except NonFiniteLossError as error:
         return error
 
 
-def _stepped(members: list[Member], x: Tensor) -> list[Outcome]:
+def _stepped(members: list[Member], x: Tensor, beside: Beside) -> list[Outcome]:
     """Step alike members at once."""
-    batches = [member.batch(x) for member in members]
+    batches = [member.batch(x, *beside[member.key]) for member in members]
     found, grads = _passes(members, batches)
     for index, member in enumerate(members):
         member.accept({name: grad[index] for name, grad in grads.items()})
@@ -122,7 +128,7 @@ class _Found(NamedTuple):
     loss: Float[Tensor, "n"]
     error: Float[Tensor, "n"]
     fvu: Float[Tensor, "n"]
-    x_hat: Float[Tensor, "n batch d_in"]
+    x_hat: Float[Tensor, "n batch d_out"]
     acts: Float[Tensor, "n batch d_sae"]
 
 
@@ -147,9 +153,9 @@ def _passes(members: list[Member], batches: list[Batch]) -> tuple[_Found, Weight
         terms = objective.terms(batched, weights, here, variance=member.variance)
         found, total = terms.forward, terms.loss
         if has_dead and kind.auxk_coefficient:
-            residual = batch.x - found.x_hat
+            residual = batch.target - found.x_hat
             total = total + kind.auxk_coefficient * dense.auxk(
-                residual, batch.x, weights, is_dead=is_dead
+                residual, batch, weights, is_dead=is_dead
             )
         left = _Found(total, found.error, terms.fvu, found.x_hat, found.code.acts)
         return total, left

@@ -23,19 +23,27 @@ class HeldOut(NamedTuple):
 
 
 @torch.inference_mode()
-def measure(sae: SAE, x: Float[Tensor, "rows d_in"]) -> HeldOut:
+def measure(
+    sae: SAE,
+    x: Float[Tensor, "rows d_in"],
+    y: Float[Tensor, "rows d_out"] | None = None,
+) -> HeldOut:
     """Return what an SAE reaches on rows in their own units; sums are in float64.
 
-    fvu and l0 are those of evaluation, on these rows; fvu is None where they do not
-    vary.
+    A transcoder is to reconstruct the rows y. fvu and l0 are those of evaluation, on
+    these rows; fvu is None where they do not vary.
     """
-    mean = x.mean(0, dtype=torch.float64)
+    target = x if y is None else y
+    mean = target.mean(0, dtype=torch.float64)
     error = torch.zeros((), dtype=torch.float64, device=x.device)
     deviation, num_on = error.clone(), error.clone()
     fired = torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
-    for block in torch.split(x, _BLOCK_ROWS):
+    for block, wanted in zip(
+        torch.split(x, _BLOCK_ROWS), torch.split(target, _BLOCK_ROWS), strict=True
+    ):
         acts = sae.encode(block)
-        found = distortion.row_errors(block, sae.decode(acts), mean=mean)
+        x_hat = sae.reconstruct(block, acts)
+        found = distortion.row_errors(wanted, x_hat, mean=mean)
         error += found.squared_error.sum()
         deviation += found.squared_deviation.sum()
         is_on = acts != 0

@@ -81,13 +81,13 @@ def l0(
 
 
 def auxk(
-    residual: Float[Tensor, "batch d_in"],
+    residual: Float[Tensor, "batch d_out"],
     x: Float[Tensor, "batch d_in"],
     *,
     W_enc: Float[Tensor, "d_in num_dead"],
     b_enc: Float[Tensor, "num_dead"],
-    W_dec: Float[Tensor, "num_dead d_in"],
-    b_dec: Float[Tensor, "d_in"],
+    W_dec: Float[Tensor, "num_dead d_out"],
+    center: Float[Tensor, "d_in"],
     k: int,
     mean: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, ""]:
@@ -95,17 +95,17 @@ def auxk(
 
     Gao et al. (2024), "Scaling and evaluating sparse autoencoders", appendix A.2, over
     the variance of the residual (0 where it has none). Takes the weights of the dead
-    latents alone; the residual x - x_hat is a target, without gradient. `mean` turns a
+    latents alone; the residual is a target, without gradient. `mean` turns a
     mean over these rows into that over all rows of the batch.
     """
     residual = residual.detach()
     with torch.no_grad():
-        pre_acts = torch.addmm(b_enc, x - b_dec, W_enc)
+        pre_acts = torch.addmm(b_enc, x - center, W_enc)
         support = codes.topk(pre_acts, k)
         centred = residual - mean(residual.mean(0))
         variance = mean(centred.square().sum() / len(x))
     values = codes.selected_pre_acts(
-        x, W_enc, b_enc, b_dec, pre_acts=pre_acts, support=support
+        x, W_enc, b_enc, center, pre_acts=pre_acts, support=support
     )
     estimate = codes.decode(torch.relu(values), W_dec, support=support)
     return (mean(mse(residual, estimate)) / variance).nan_to_num(0.0, 0.0, 0.0)

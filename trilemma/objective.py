@@ -1,7 +1,7 @@
 """What an SAE starts from and minimises, whatever its kind, in scaled activations."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ class Terms(NamedTuple):
 
 
 def initial_weights(
-    config: SAEConfig, kind: Kind, *, d_in: int, b_dec: Float[Tensor, "d_in"]
+    config: SAEConfig, kind: Kind, *, d_in: int, b_dec: Float[Tensor, "d_out"]
 ) -> Weights:
     """Return the weights before the first step, from the config's seed alone.
 
@@ -37,21 +37,29 @@ def initial_weights(
     the first reconstructions are about as large as the activations. Rows that are free
     begin short, and the encoder as their transpose (Conerly et al., Anthropic, April
     2024, "Update on how we train SAEs"): so they soon turn where they are wanted.
+    b_dec has the width of what is reconstructed. A transcoder's encoder is random for
+    itself, and its skip zero.
     """
     digest = hashlib.sha256(f"{config.seed}/sae".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    rows = torch.randn(config.d_sae, d_in, generator=generator)
-    W_dec = functional.normalize(rows, dim=1)
+    rows = torch.randn(config.d_sae, len(b_dec), generator=generator)
+    W_enc = W_dec = functional.normalize(rows, dim=1)
+    added = kind.added_weights
+    if config.target_hook is not None:
+        rows = torch.randn(config.d_sae, d_in, generator=generator)
+        W_enc = functional.normalize(rows, dim=1)
+        if config.skip:
+            added = added | {"W_skip": torch.zeros(d_in, len(b_dec))}
     if kind.has_unit_decoder:
-        W_enc = _encoder_scale(config.d_sae, d_in, kind.kept_square) * W_dec
+        W_enc = _encoder_scale(config.d_sae, len(b_dec), kind.kept_square) * W_enc
     else:
-        W_enc = W_dec = _FREE_NORM * W_dec
+        W_enc, W_dec = _FREE_NORM * W_enc, _FREE_NORM * W_dec
     return {
         "W_enc": W_enc.t().contiguous(),
         "b_enc": torch.zeros(config.d_sae),
         "W_dec": W_dec,
         "b_dec": b_dec if config.decoder_bias else torch.zeros_like(b_dec),
-    } | {name: weight.clone() for name, weight in kind.added_weights.items()}
+    } | {name: weight.clone() for name, weight in added.items()}
 
 
 def is_trained(config: SAEConfig, name: str) -> bool:
@@ -60,6 +68,23 @@ def is_trained(config: SAEConfig, name: str) -> bool:
         return config.decoder_bias
     is_frozen = isinstance(config, TopK) and config.freeze_decoder
     return not (is_frozen and name == "W_dec")
+
+
+def forward(
+    encode_and_decode: Callable[[Weights, Batch], Forward],
+    weights: Weights,
+    batch: Batch,
+) -> Forward:
+    """Return a batch on its way through an SAE of a kind.
+
+    What a skip gives is taken off what the code has to reconstruct, so that kinds need
+    not know of it, and added to the reconstruction.
+    """
+    if "W_skip" not in weights:
+        return encode_and_decode(weights, batch)
+    given = (batch.x - batch.center_of(weights)) @ weights["W_skip"]
+    found = encode_and_decode(weights, batch._replace(y=batch.target - given))
+    return found._replace(x_hat=found.x_hat + given)
 
 
 def terms(
@@ -74,33 +99,34 @@ def terms(
 
     It is error / variance + coefficient * penalty / d_in + auxk_coefficient * auxk,
     where error and penalty are the kind's, and coefficient * value of each added
-    term, in float32. `variance` is E||x - E x||^2.
+    term, in float32. `variance` is E||x - E x||^2. Where x is not what is
+    reconstructed, y stands for it, in d_in too.
     """
-    x = batch.x
-    d_in = x.shape[1]
-    forward = kind.forward(weights, batch)
-    loss = batch.mean(forward.error) / variance
-    if forward.penalty is not None:
+    target = batch.target
+    d_in = target.shape[1]
+    found = forward(kind.forward, weights, batch)
+    loss = batch.mean(found.error) / variance
+    if found.penalty is not None:
         coefficient = kind.coefficient_at(batch.step, batch.num_steps)
-        penalty = kind.penalty_of(batch.mean(forward.penalty), d_in)
+        penalty = kind.penalty_of(batch.mean(found.penalty), d_in)
         loss = loss + coefficient / d_in * penalty
     dead = batch.dead
     if kind.auxk_coefficient and len(dead) > 0:
         loss = loss + kind.auxk_coefficient * losses.auxk(
-            x - forward.x_hat,
-            x,
+            target - found.x_hat,
+            batch.x,
             W_enc=weights["W_enc"].index_select(1, dead),
             b_enc=weights["b_enc"].index_select(0, dead),
             W_dec=weights["W_dec"].index_select(0, dead),
-            b_dec=weights["b_dec"],
+            center=batch.center_of(weights),
             k=min(d_in // 2, len(dead)),
             mean=batch.mean,
         )
     for term in added:
-        with torch.autocast(x.device.type, enabled=False):
-            loss = loss + term.coefficient * term.value(weights, batch, forward)
-    fvu = batch.mean(losses.mse(x, forward.x_hat.detach())) / variance
-    return Terms(loss, fvu, forward)
+        with torch.autocast(target.device.type, enabled=False):
+            loss = loss + term.coefficient * term.value(weights, batch, found)
+    fvu = batch.mean(losses.mse(target, found.x_hat.detach())) / variance
+    return Terms(loss, fvu, found)
 
 
 def _encoder_scale(d_sae: int, d_in: int, kept_square: float) -> float:

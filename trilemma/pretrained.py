@@ -34,11 +34,13 @@ def source(config: Pretrained) -> Source:
     return Source({"files": {path.name: sha256 for path, sha256 in digests}}, None)
 
 
-def load(config: Pretrained, *, commit: str | None, d_in: int) -> SAE:
-    """Return the SAE, downloaded where it is missing.
+def load(
+    config: Pretrained, *, commit: str | None, d_in: int, d_out: int | None
+) -> SAE:
+    """Return the SAE, downloaded where it is missing; `d_out` is a transcoder's.
 
     Raises:
-        ValueError: it cannot be read, or reads activations of another width.
+        ValueError: it cannot be read, or is of activations of another width.
     """
     if config.id is not None:
         assert commit is not None
@@ -46,9 +48,22 @@ def load(config: Pretrained, *, commit: str | None, d_in: int) -> SAE:
     else:
         folder = Path(config.path or "")
     sae = SAE.load(folder)
+    if sae.is_transcoder != (d_out is not None):
+        found, advice = (
+            ("a transcoder", "name its target_hook")
+            if sae.is_transcoder
+            else ("an SAE that is no transcoder", "remove its target_hook")
+        )
+        raise ValueError(f"{folder}: found {found}; {advice}")
     if sae.d_in != d_in:
         raise ValueError(
             f"{folder}: found an SAE of width {sae.d_in}, but the activations of "
             f"{config.hook} have {d_in}; name the hook that it was trained on"
+        )
+    if d_out is not None and sae.d_out != d_out:
+        raise ValueError(
+            f"{folder}: found a transcoder to a width of {sae.d_out}, but the "
+            f"activations of {config.target_hook} have {d_out}; name the target_hook "
+            "that it was trained on"
         )
     return sae

@@ -5,7 +5,8 @@ drawn in proportion to their squared loss; a dead latent's decoder row becomes t
 direction of a row, its encoder the same direction at a fifth of the mean norm of the
 alive ones', its bias zero, and Adam forgets it. Ours: the rows are those of the step's
 batch, TopK kinds take the whole of that norm, and what a kind adds (thresholds, gates)
-goes back to its start.
+goes back to its start. Where other activations are reconstructed than are read, the
+decoder row is the direction of what is missing there beside b_dec and a skip.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from trilemma.codes import Code
 from trilemma.config.saes import SAEConfig, Training
-from trilemma.kinds.kind import Kind, Weights
+from trilemma.kinds.kind import Batch, Kind, Weights
 from trilemma.ranks import Ranks
 
 _NO_PARENT = -1
@@ -97,7 +98,7 @@ def draw(
 
 def renew(
     drawn: Drawn,
-    x: Float[Tensor, "batch d_in"],
+    batch: Batch,
     *,
     is_dead: Bool[Tensor, "d_sae"],
     kind: Kind,
@@ -105,9 +106,12 @@ def renew(
     means: Weights,
     adam: torch.optim.Adam,
 ) -> None:
-    """Let the latents drawn begin anew: weights, their running means and moments."""
+    """Let the latents drawn begin anew: weights, their running means and moments.
+
+    The batch has the rows of all ranks.
+    """
     latents = drawn.latents
-    for name, value in _fresh(drawn, x, is_dead, kind, weights).items():
+    for name, value in _fresh(drawn, batch, is_dead, kind, weights).items():
         weight = weights[name]
         along = 1 if name == "W_enc" else 0
         weight.index_copy_(along, latents, value)
@@ -118,21 +122,24 @@ def renew(
 
 
 def _fresh(
-    drawn: Drawn, x: Tensor, is_dead: Tensor, kind: Kind, weights: Weights
+    drawn: Drawn, batch: Batch, is_dead: Tensor, kind: Kind, weights: Weights
 ) -> Weights:
     """Return what the latents drawn have in place of their weights."""
-    direction = functional.normalize(x[drawn.rows] - weights["b_dec"], dim=1)
+    read = batch.x[drawn.rows] - batch.center_of(weights)
+    wanted = batch.target[drawn.rows] - weights["b_dec"]
+    if "W_skip" in weights:
+        wanted = wanted - read @ weights["W_skip"]
     norms = weights["W_enc"].norm(dim=0)
     alive = norms[~is_dead]
     norm = (alive if len(alive) else norms).mean()
     added = {
-        name: start.to(x.device)[drawn.latents]
+        name: start.to(read.device)[drawn.latents]
         for name, start in kind.added_weights.items()
     }
     return {
-        "W_enc": (kind.resampled_norm * norm * direction).t(),
-        "b_enc": direction.new_zeros(len(direction)),
-        "W_dec": direction,
+        "W_enc": (kind.resampled_norm * norm * functional.normalize(read, dim=1)).t(),
+        "b_enc": read.new_zeros(len(read)),
+        "W_dec": functional.normalize(wanted, dim=1),
     } | added
 
 

@@ -23,6 +23,10 @@ class SAE(nn.Module):
     SAE has two biases of its own in place of b_enc; see `activation_functions.gated`.
     Matching pursuit has none: its encoder is the decoder's transpose, and `pursuit`
     says when it ends.
+
+    A transcoder reconstructs other activations than it reads, of a width of their own.
+    It encodes x as activation(x W_enc + b_enc), and its reconstruction has x W_skip
+    besides where it skips.
     """
 
     def __init__(
@@ -30,16 +34,18 @@ class SAE(nn.Module):
         activation: Activation,
         *,
         W_enc: Float[Tensor, "d_in d_sae"],
-        W_dec: Float[Tensor, "d_sae d_in"],
-        b_dec: Float[Tensor, "d_in"],
+        W_dec: Float[Tensor, "d_sae d_out"],
+        b_dec: Float[Tensor, "d_out"],
         b_enc: Float[Tensor, "d_sae"] | None = None,
         threshold: Float[Tensor, "d_sae"] | None = None,
         b_gate: Float[Tensor, "d_sae"] | None = None,
         b_mag: Float[Tensor, "d_sae"] | None = None,
         r_mag: Float[Tensor, "d_sae"] | None = None,
         parents: Int64[Tensor, "d_sae"] | None = None,
+        W_skip: Float[Tensor, "d_in d_out"] | None = None,
         k: int | None = None,
         pursuit: Pursuit | None = None,
+        is_transcoder: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -50,6 +56,7 @@ class SAE(nn.Module):
         assert (parents is not None) == (activation == "tree")
         assert (k is not None) == (activation == "topk")
         assert (pursuit is not None) == (activation == "matching_pursuit")
+        assert is_transcoder or (W_skip is None and len(b_dec) == len(W_enc))
         self.activation = activation
         self.W_enc = nn.Parameter(W_enc)
         self.W_dec = nn.Parameter(W_dec)
@@ -59,10 +66,12 @@ class SAE(nn.Module):
         self.b_gate = _parameter(b_gate)
         self.b_mag = _parameter(b_mag)
         self.r_mag = _parameter(r_mag)
+        self.W_skip = _parameter(W_skip)
         self.parents: Tensor | None
         self.register_buffer("parents", parents)
         self.k = k
         self.pursuit = pursuit
+        self.is_transcoder = is_transcoder
         self.metadata: dict[str, Any] = dict(metadata or {})
         """JSON values (hence `Any`) on where the SAE comes from; saved with it."""
 
@@ -70,6 +79,11 @@ class SAE(nn.Module):
     def d_in(self) -> int:
         """Return the width of the activations it reads."""
         return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Return the width of the activations it reconstructs."""
+        return self.W_dec.shape[1]
 
     @property
     def d_sae(self) -> int:
@@ -91,19 +105,27 @@ class SAE(nn.Module):
 
         Those of a gated SAE are without its biases, of which each latent has two.
         """
+        centred = x if self.is_transcoder else x - self.b_dec
         if self.b_enc is None:
-            return (x - self.b_dec) @ self.W_enc
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+            return centred @ self.W_enc
+        return torch.addmm(self.b_enc, centred, self.W_enc)
 
     def decode(
         self, acts: Float[Tensor, "*batch d_sae"]
-    ) -> Float[Tensor, "*batch d_in"]:
-        """Return the reconstruction from latents."""
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Return the reconstruction from latents, without what a skip adds."""
         return acts @ self.W_dec + self.b_dec
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+    def reconstruct(
+        self, x: Float[Tensor, "*batch d_in"], acts: Float[Tensor, "*batch d_sae"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Return the reconstruction from latents, and from x where there is a skip."""
+        x_hat = self.decode(acts)
+        return x_hat if self.W_skip is None else x_hat + x @ self.W_skip
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Return the reconstruction of each activation."""
-        return self.decode(self.encode(x))
+        return self.reconstruct(x, self.encode(x))
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -114,6 +136,7 @@ class SAE(nn.Module):
             **file.tensors,
             k=file.k,
             pursuit=file.pursuit,
+            is_transcoder=file.is_transcoder,
             metadata=file.metadata,
         )
         return sae.to(device)
@@ -122,17 +145,23 @@ class SAE(nn.Module):
         """Write the SAE into a folder in that format; equal SAEs, equal bytes.
 
         Raises:
-            ValueError: the format has no words for this activation function.
+            ValueError: the format has no words for such an SAE.
         """
         tensors: dict[str, Tensor] = self.state_dict()
         file = SAEFile(
-            self.activation, tensors, self.k, self.metadata, pursuit=self.pursuit
+            self.activation,
+            tensors,
+            self.k,
+            self.metadata,
+            pursuit=self.pursuit,
+            is_transcoder=self.is_transcoder,
         )
         folders.write(file, folder, file_format)
 
     def __repr__(self) -> str:
         k = "" if self.k is None else f", k={self.k}"
-        return f"SAE({self.activation}, d_in={self.d_in}, d_sae={self.d_sae}{k})"
+        out = f", d_out={self.d_out}" if self.is_transcoder else ""
+        return f"SAE({self.activation}, d_in={self.d_in}, d_sae={self.d_sae}{out}{k})"
 
     def _acts(self, pre_acts: Tensor) -> Tensor:
         if self.b_gate is not None:

@@ -20,6 +20,12 @@ class Start(NamedTuple):
     """Where b_dec starts, in their own units; None: at their mean."""
 
     @property
+    def scaled_center(self) -> Float[Tensor, "d_in"]:
+        """Return where b_dec starts, scaled."""
+        center = self.mean if self.center is None else self.center
+        return (center.double().cpu() * self.scale).float()
+
+    @property
     def scale(self) -> float:
         """Return what activations are multiplied by, so that E||x||^2 = d_in."""
         return math.sqrt(self.d_in / self.mean_squared_norm)

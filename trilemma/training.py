@@ -18,6 +18,7 @@ from trilemma import (
 )
 from trilemma import terms as added_terms
 from trilemma.config.saes import SAEConfig, Training
+from trilemma.formats import folding
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.ranks import ALONE, Ranks
@@ -45,6 +46,11 @@ class Member:
     add to it, and `gamma` weighs the dimensions of the error; fvu in the curve is
     without it.
 
+    A transcoder reconstructs other activations y than it reads. They are scaled alike,
+    by a scale of their own, and stand for x in all of the above. What is read is
+    centred by the constant centre of x, not by b_dec; on export both scales and that
+    centre are folded into the weights.
+
     Decoder rows keep unit norm in every kind whose penalty does not weigh with their
     norms: the gradient along a row is removed before the step and the row is normalised
     after it. Without that L1 could be evaded by small activations with large rows, and
@@ -60,17 +66,22 @@ class Member:
         num_steps: int,
         key: str,
         device: str | torch.device,
+        target_start: Start | None = None,
         held_out_rows: Float[Tensor, "rows d_in"] | None = None,
-        gamma: Float[Tensor, "d_in"] | None = None,
+        held_out_target: Float[Tensor, "rows d_out"] | None = None,
+        gamma: Float[Tensor, "d_out"] | None = None,
         splice: Splice | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         assert (held_out_rows is None) == (shared.eval_every_steps is None)
-        if not (start.mean_squared_norm > 0 and start.scaled_variance > 0):
-            raise ValueError(
-                "training: found activations that do not vary; choose another hook "
-                "or more rows"
-            )
+        assert (target_start is None) == (config.target_hook is None)
+        target = start if target_start is None else target_start
+        for each in (start, target):
+            if not (each.mean_squared_norm > 0 and each.scaled_variance > 0):
+                raise ValueError(
+                    "training: found activations that do not vary; choose another hook "
+                    "or more rows"
+                )
         resampling.check(config, shared, key=key, num_steps=num_steps)
         self.config = config
         self.key = key
@@ -79,18 +90,22 @@ class Member:
         self.curve: list[StepRow] = []
         self._shared = shared
         self._start = start
+        self._target = target
         self._num_steps = num_steps
         self._tokens = 0
         self.peak_lr = learning_rate.peak(config)
         self._device = torch.device(device)
         self._held_out_rows = held_out_rows
-        center = start.mean if start.center is None else start.center
-        b_dec = (center.double().cpu() * start.scale).float()
+        self._held_out_target = held_out_target
+        self._center: Tensor | None = None
+        if target is not start:
+            center = start.scaled_center if config.decoder_bias else start.mean * 0.0
+            self._center = center.float().to(device)
         self.kind = kinds.make(config)
         self._added = added_terms.make(config.terms, self.kind.forward, splice)
         self._gamma = None if gamma is None else gamma.to(device)
         weights = objective.initial_weights(
-            config, self.kind, d_in=start.d_in, b_dec=b_dec
+            config, self.kind, d_in=start.d_in, b_dec=target.scaled_center
         )
         self.weights = {
             name: weight_layout.laid_out(name, tensor.to(device)).requires_grad_(
@@ -108,7 +123,7 @@ class Member:
             lr=self.peak_lr,
             betas=(shared.beta1, shared.beta2),
             # Adam's usual 1e-8 for gradients of the summed error, as for clipping.
-            eps=1e-8 / start.scaled_variance,
+            eps=1e-8 / target.scaled_variance,
             fused=True,
         )
         self._silent_tokens = torch.zeros(
@@ -130,12 +145,14 @@ class Member:
         self,
         x: Float[Tensor, "batch d_in"],
         sequences: Sequences | None = None,
+        y: Float[Tensor, "batch d_out"] | None = None,
         *,
         num_elsewhere: int = 0,
     ) -> StepRow | None:
         """Take one step on a batch in its own units; return a row at logging steps.
 
-        The end-to-end term needs whole sequences besides. Of a batch that several ranks
+        The end-to-end term needs whole sequences besides, a transcoder the rows y of
+        its target, in the order of those of x. Of a batch that several ranks
         share each gives its own rows, at least one, and says how many others have; all
         give the same sequences, and return the same.
 
@@ -143,7 +160,7 @@ class Member:
             NonFiniteLossError: the weights are still those of the step before.
 
         """
-        batch = self.batch(x, sequences, num_elsewhere=num_elsewhere)
+        batch = self.batch(x, sequences, y, num_elsewhere=num_elsewhere)
         with self.autocast():
             terms = objective.terms(
                 self.kind,
@@ -163,10 +180,12 @@ class Member:
         self,
         x: Float[Tensor, "batch d_in"],
         sequences: Sequences | None = None,
+        y: Float[Tensor, "batch d_out"] | None = None,
         *,
         num_elsewhere: int = 0,
     ) -> Batch:
         """Return a batch as the next step takes it; see `step`."""
+        assert (y is None) == (self._target is self._start)
         return Batch(
             x=x.to(self._device, torch.float32) * self._start.scale,
             step=self.step_index,
@@ -177,12 +196,16 @@ class Member:
             sequences=sequences,
             ranks=self.ranks,
             num_elsewhere=num_elsewhere,
+            y=None
+            if y is None
+            else y.to(self._device, torch.float32) * self._target.scale,
+            center=self._center,
         )
 
     @property
     def variance(self) -> float:
         """Return that of scaled activations, summed over dimensions."""
-        return self._start.scaled_variance
+        return self._target.scaled_variance
 
     def autocast(self) -> torch.autocast:
         """Return the context in which products have the precision asked for."""
@@ -284,20 +307,31 @@ class Member:
 
     def _sae(self, weights: Weights) -> SAE:
         """Return the SAE of these weights, which may share their memory."""
-        scale = self._start.scale
+        scale = self._target.scale
         found = self.kind.export(weights, self._averages, scale)
+        tensors, is_transcoder = found.tensors, self._center is not None
+        if "W_skip" in weights:
+            tensors = tensors | {"W_skip": weights["W_skip"]}
+        recorded = {"activation_scale": scale}
+        if self._center is not None:
+            read = self._start.scale
+            tensors = folding.unscaled_input(
+                tensors, scale=read / scale, center=self._center / read
+            )
+            recorded = {"activation_scale": read, "target_scale": scale}
         last = self.curve[-1] if self.curve else None
         return SAE(
             found.activation,
-            **found.tensors,
+            **tensors,
             k=found.k,
             pursuit=found.pursuit,
+            is_transcoder=is_transcoder,
             metadata={
                 "training_architecture": self.config.kind,
                 "l0": None if last is None else last["l0"],
                 "trilemma": {
                     "config": self.config.recorded(),
-                    "activation_scale": scale,
+                    **recorded,
                     "num_steps": self.step_index,
                     "num_tokens": self._tokens,
                 },
@@ -307,7 +341,7 @@ class Member:
     def _apply(self, batch: Batch, size: float, is_finite: float) -> None:
         """Change the weights by one step of Adam, if the loss and gradient allow it."""
         if not (is_finite and math.isfinite(size)):
-            is_bad = ~batch.x.isfinite().all(dim=1)
+            is_bad = ~(batch.x.isfinite().all(dim=1) & batch.target.isfinite().all(1))
             rows = torch.cat(self.ranks.gathered(is_bad)).nonzero().flatten().tolist()
             raise NonFiniteLossError(self.key, self.step_index + 1, rows)
         most = self._shared.clip_norm / self.variance
@@ -349,15 +383,20 @@ class Member:
         drawn = resampling.draw(
             is_dead,
             forward.code,
-            (forward.x_hat - batch.x).square().sum(1),
+            (forward.x_hat - batch.target).square().sum(1),
             parents=self.kind.parents,
             seed=self.config.seed,
             step=self.step_index,
             ranks=self.ranks,
         )
+        x, y = batch.x, batch.y
+        whole = batch._replace(
+            x=torch.cat(self.ranks.gathered(x)),
+            y=None if y is None else torch.cat(self.ranks.gathered(y)),
+        )
         resampling.renew(
             drawn,
-            torch.cat(self.ranks.gathered(batch.x)),
+            whole,
             is_dead=is_dead,
             kind=self.kind,
             weights=self.weights,
@@ -379,7 +418,7 @@ class Member:
             self._shared.eval_every_steps
         ):
             sae = self._sae(self._exported_weights()).to(self._device)
-            found = held_out.measure(sae, self._held_out_rows)
+            found = held_out.measure(sae, self._held_out_rows, self._held_out_target)
         elif not self._is_due(self._shared.log_every_steps):
             return None
         row = StepRow(

@@ -180,7 +180,7 @@ def job(home, profile, monkeypatch):
     norm = float(store.statistics(hook)["mean_squared_norm"])
     start = Start(store.d_in(hook), store.mean(hook), norm)
     step = plan.of("training")[0]
-    return Job(plan, hook, start, range(6), {step.key: home / "kept"})
+    return Job(plan, {hook: start}, range(6), {step.key: home / "kept"})
 
 
 def told(job):

@@ -19,6 +19,7 @@ from tests.trilemma.kinds.samples import (
     rows,
     start_of,
 )
+from tests.trilemma.kinds.transcoders import TRANSCODERS, targets
 from tests.trilemma.terms.test_resuming import EACH, LM, sequences_of
 from trilemma import ranks
 from trilemma.config.saes import SAEConfig
@@ -47,6 +48,10 @@ KINDS |= {
     )
     for kind, form in (("topk", "squared"), ("relu", "switch"), ("batchtopk", "switch"))
 }
+KINDS |= {
+    f"{name}-transcoder": TRANSCODERS[name].model_copy(update=RESAMPLED)
+    for name in ("relu", "batchtopk-skip", "gated-skip")
+}
 
 
 def batches() -> list[Tensor]:
@@ -64,14 +69,17 @@ def member_in(place: Ranks, config: SAEConfig, precision: str = "float32") -> Me
             "eval_every_steps": 6,
         }
     )
+    x, is_transcoder = rows(NUM_ROWS), config.target_hook is not None
     return Member(
         config,
         shared,
-        start=start_of(rows(NUM_ROWS)),
+        start=start_of(x),
+        target_start=start_of(targets(x)) if is_transcoder else None,
         num_steps=STEPS,
         key="one",
         device="cpu",
         held_out_rows=rows(BATCH),
+        held_out_target=targets(rows(BATCH)) if is_transcoder else None,
         gamma=torch.linspace(0.5, 1.5, D_IN) if config.terms else None,
         splice=Splice(LM, "hook", 1.0) if config.terms else None,
         ranks=place,
@@ -82,7 +90,8 @@ def step(member: Member, x: Tensor) -> StepRow | None:
     """Take one step on this rank's rows of a batch."""
     mine = x[member.ranks.share(len(x))]
     sequences = sequences_of(member.step_index)
-    return member.step(mine, sequences, num_elsewhere=len(x) - len(mine))
+    y = None if member.config.target_hook is None else targets(mine)
+    return member.step(mine, sequences, y, num_elsewhere=len(x) - len(mine))
 
 
 def trained(member: Member) -> Member:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.kinds import transcoders
 from tests.trilemma.kinds.samples import (
     BATCH,
     CONFIGS,
@@ -23,7 +24,7 @@ from trilemma.non_finite import NonFiniteLossError
 from trilemma.training import Member
 
 STEPS = 20
-NOTHING = {f"member-{index}": None for index in range(9)}
+NOTHING = {f"member-{index}": family.Read() for index in range(9)}
 BATCHED = [kind for kind, config in CONFIGS.items() if dense.forward_of(config)]
 # Rows of the curve. A power below 1 is so steep near zero that rounding grows.
 COMPARED = dict.fromkeys(BATCHED, 3) | {"relu-lp": 0, "relu-annealed": 2}
@@ -92,6 +93,24 @@ def test_the_gradients_at_once_are_those_alone(kind: str) -> None:
             torch.testing.assert_close(
                 found.weights[name].grad, weight.grad, rtol=1e-3, atol=1e-6
             )
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk-skip", "batchtopk"])
+def test_transcoders_at_once_have_the_curves_of_transcoders_alone(kind: str) -> None:
+    x, y = transcoders.pairs(STEPS * BATCH)
+    configs = variants(transcoders.TRANSCODERS[kind])
+    together = [transcoders.transcoder_of(c, x, y, STEPS) for c in configs]
+    alone = [transcoders.transcoder_of(c, x, y, STEPS) for c in configs]
+    together[1].key = "other"
+    for first in range(0, STEPS * BATCH, BATCH):
+        batch = slice(first, first + BATCH)
+        read = family.Read(y=y[batch])
+        family.step_batched(together, x[batch], {m.key: read for m in together})
+    assert len(family.groups(together, x[:BATCH])) == 1
+    for found, member in zip(together, alone, strict=True):
+        curve = transcoders.trained_by(member, x, y, STEPS).curve
+        for row, wanted in zip(found.curve, curve, strict=True):
+            assert measured(row) == pytest.approx(measured(wanted), 1e-4, 1e-6)
 
 
 def test_dead_latents_are_among_what_is_compared() -> None:

@@ -84,7 +84,7 @@ def test_members_at_once_are_members_alone(kind: str, precision: str) -> None:
     ]
     for step in range(STEPS):
         batch = x[step * BATCH : (step + 1) * BATCH].cuda()
-        family.step_batched(together, batch, {"0": None, "1": None})
+        family.step_batched(together, batch, {"0": family.Read(), "1": family.Read()})
     for found, config in zip(together, configs, strict=True):
         alone = trained_by(member_on("cuda", config, precision), x, STEPS)
         wanted = told(alone.curve[0])

@@ -43,7 +43,7 @@ def auxk(residual: torch.Tensor, W_dec: torch.Tensor, k: int) -> float:
         W_enc=W_dec.t(),
         b_enc=torch.zeros(len(W_dec)),
         W_dec=W_dec,
-        b_dec=torch.zeros(W_dec.shape[1]),
+        center=torch.zeros(W_dec.shape[1]),
         k=k,
         mean=lambda mean: mean,
     )

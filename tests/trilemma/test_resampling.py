@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.trilemma.kinds import transcoders
 from tests.trilemma.kinds.samples import (
     BATCH,
     CONFIGS,
@@ -151,6 +152,37 @@ def test_a_latent_begins_anew_along_a_row_of_the_batch(kind):
     share = 1.0 if "k" in type(CONFIGS[kind]).model_fields else 0.2
     norm = share * plain["weights.W_enc"].t()[is_alive].norm(dim=1).mean()
     torch.testing.assert_close(W_enc[is_new], norm * direction[row])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_s_latent_begins_along_what_is_read_and_what_is_missing(skip):
+    x, y = transcoders.pairs(STEPS * BATCH)
+    settings = resampled("topk").model_dump() | transcoders.HOOKS | {"skip": skip}
+    config = type(CONFIGS["topk"]).model_validate(settings)
+    member = transcoders.transcoder_of(config, x, y, STEPS)
+    state = transcoders.trained_by(member, x, y, ROUND - 1).state()
+    state.tensors["weights.b_enc"][::3] -= 1e3
+    state.tensors["silent_tokens"][::3] = 10 * BATCH
+    member.restore(state)
+    transcoders.trained_by(member, x, y, ROUND)
+    weights = {name: w.detach() for name, w in member.weights.items()}
+    is_new = member.state().tensors["silent_tokens"] == 0
+    is_new &= torch.arange(D_SAE) % 3 == 0
+    assert is_new.any()
+    batch = slice((ROUND - 1) * BATCH, ROUND * BATCH)
+    start, target = start_of(x), start_of(y)
+    read = x[batch] * start.scale - start.scaled_center
+    wanted = y[batch] * target.scale - weights["b_dec"]
+    if skip:
+        wanted = wanted - read @ weights["W_skip"]
+    cosines = [
+        torch.nn.functional.normalize(rows, dim=1)
+        @ torch.nn.functional.normalize(others[is_new], dim=1).t()
+        for rows, others in ((read, weights["W_enc"].t()), (wanted, weights["W_dec"]))
+    ]
+    # One and the same row of the batch in both.
+    found = torch.minimum(*cosines).amax(0)
+    torch.testing.assert_close(found, torch.ones_like(found))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

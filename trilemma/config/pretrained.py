@@ -25,6 +25,9 @@ class Pretrained(Section):
     hook: str | None = Field(
         None, description="Hook that it reads; may be left out if there is only one."
     )
+    target_hook: str | None = Field(
+        None, description="Hook that a transcoder reconstructs."
+    )
     name: str | None = Field(
         None,
         pattern=r"^[a-z0-9][a-z0-9._-]*$",

@@ -32,6 +32,7 @@ _SHORT = {
     "l0_coefficient": "l0_",
     "target_l0": "target",
     "hook": "",
+    "target_hook": "to_",
 }
 
 
@@ -56,6 +57,8 @@ class Member(NamedTuple):
     """Unique in the run, such as `topk-k32`; not part of any key."""
     hook: str
     """Whose activations it reads."""
+    target_hook: str
+    """Whose it reconstructs; the same, but for a transcoder."""
     config: FamilyConfig
     is_control: bool
     """True for the frozen-random SAE that every table holds."""
@@ -207,7 +210,7 @@ class Run(Section):
 
         A grid key multiplies the SAEs whose kind has it, but no pretrained one; a key
         that no SAE has is an error. There is one frozen-random control for each hook
-        that an SAE reads.
+        that an SAE reconstructs.
         """
         configs = [variant for sae in self.saes for variant in self._multiply(sae)]
         for key in self.grid:
@@ -215,9 +218,17 @@ class Run(Section):
             if not any(key in type(sae).model_fields for sae in trained):
                 raise ValueError(f"grid.{key}: no SAE of the family has this key")
         hooks = [self._hook(config, index) for index, config in enumerate(configs)]
+        for index, (config, hook) in enumerate(zip(configs, hooks, strict=True)):
+            self._check_target(config, hook, index)
         names = _names(configs)
         members = [
-            Member(name, hook, config.model_copy(update={"hook": hook}), False)
+            Member(
+                name,
+                hook,
+                config.target_hook or hook,
+                config.model_copy(update={"hook": hook}),
+                False,
+            )
             for name, hook, config in zip(names, hooks, configs, strict=True)
         ]
         widths = [c.d_sae for c in configs if not isinstance(c, Pretrained)]
@@ -231,7 +242,7 @@ class Run(Section):
                 f"control.k: found {self.control.k}; must not exceed its d_sae, which "
                 f"is {d_sae}"
             )
-        used = list(dict.fromkeys(hooks))
+        used = list(dict.fromkeys(member.target_hook for member in members))
         for hook in used:
             control = TopK(
                 kind="topk",
@@ -243,7 +254,7 @@ class Run(Section):
                 freeze_decoder=True,
             )
             suffix = f"-{hook}" if len(used) > 1 else ""
-            members.append(Member(f"frozen-random{suffix}", hook, control, True))
+            members.append(Member(f"frozen-random{suffix}", hook, hook, control, True))
         return tuple(members)
 
     def other_seeds(self, member: Member) -> tuple[Member, ...]:
@@ -287,6 +298,15 @@ class Run(Section):
                 f"{', '.join(self.hooks)}"
             )
         return config.hook
+
+    def _check_target(self, config: FamilyConfig, hook: str, index: int) -> None:
+        others = [each for each in self.hooks if each != hook]
+        if config.target_hook is not None and config.target_hook not in others:
+            advice = f"name one of {', '.join(others)}" if others else "remove it"
+            raise ValueError(
+                f"saes.{index}.target_hook: found {config.target_hook!r}; it must be "
+                f"harvested, and another than its hook {hook!r}: {advice}"
+            )
 
 
 def _is_changed(section: Section, key: str) -> bool:

@@ -21,6 +21,16 @@ class _SAE(Section):
     hook: str | None = Field(
         None, description="Hook to train on; may be left out if there is only one."
     )
+    target_hook: str | None = Field(
+        None,
+        description="Hook whose activations are reconstructed from those of `hook`, by "
+        "a transcoder; absent: its own.",
+    )
+    skip: bool = Field(
+        False,
+        description="Let a transcoder add x W_skip, linear in what it reads, to what "
+        "its latents decode to.",
+    )
     lr: PositiveFloat | None = Field(
         None,
         description="Peak learning rate; absent means 2e-4 / sqrt(d_sae / 2^14).",
@@ -64,11 +74,30 @@ class _SAE(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _target_has_an_effect(self) -> Self:
+        if self.target_hook is None:
+            if self.skip:
+                raise ValueError("skip: has no effect without target_hook; remove it")
+        elif self.terms is not None and self.terms.end_to_end is not None:
+            raise ValueError(
+                "terms.end_to_end: reads the activations of one hook alone; remove it "
+                "or target_hook"
+            )
+        return self
+
     def recorded(self) -> dict[str, Any]:
-        """Return its settings as JSON values (hence `Any`), less where files lie."""
-        return self.model_dump(
+        """Return its settings as JSON values (hence `Any`), less where files lie.
+
+        What makes a transcoder is left out where there is none, so that keys and bytes
+        of other SAEs are those from before there were transcoders.
+        """
+        found = self.model_dump(
             mode="json", exclude={"terms": {"input_weights": {"path"}}}
         )
+        if self.target_hook is None:
+            del found["target_hook"], found["skip"]
+        return found
 
 
 class _Penalised(_SAE):
@@ -247,6 +276,11 @@ class _K(_SAE):
             raise ValueError("k_start: goes with k_anneal_fraction; give both")
         if self.k_start == self.k:
             raise ValueError(f"k_start: found {self.k_start}, which is k; remove it")
+        if self.target_hook is not None and self.inference == "matching_pursuit":
+            raise ValueError(
+                "inference: matching_pursuit finds codes in what is reconstructed, "
+                "which a transcoder does not read; remove it or target_hook"
+            )
         return self
 
 

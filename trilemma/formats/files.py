@@ -98,13 +98,20 @@ def checked(
     }
 
 
-def checked_shapes(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError unless the tensors, by this project's names, fit together."""
+def checked_shapes(
+    path: Path, tensors: Mapping[str, Tensor], *, is_transcoder: bool = False
+) -> None:
+    """Raise a ValueError unless the tensors, by this project's names, fit together.
+
+    What a transcoder decodes to may have another width than what it encodes.
+    """
     shape = tuple(tensors["W_enc"].shape)
     if len(shape) != len(("d_in", "d_sae")):
         raise ValueError(f"{path}: found an encoder of shape {shape}; it has two sides")
     d_in, d_sae = shape
-    sides = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    d_out = tensors["b_dec"].numel() if is_transcoder else d_in
+    sides = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    sides["W_skip"] = (d_in, d_out)
     for name, tensor in sorted(tensors.items()):
         wanted = sides.get(name, (d_sae,))
         if tuple(tensor.shape) != wanted:

@@ -59,5 +59,13 @@ def read(folder: str | Path) -> SAEFile:
 
 
 def write(file: SAEFile, folder: str | Path, file_format: Format) -> None:
-    """Write an SAE into a folder; equal SAEs give equal bytes."""
+    """Write an SAE into a folder; equal SAEs give equal bytes.
+
+    Raises:
+        ValueError: the format has no words for it.
+    """
+    if file.is_transcoder and file_format != "saelens":
+        raise ValueError(
+            f"{file_format}: found a transcoder; choose saelens, which has them"
+        )
     _WRITERS[file_format](file, Path(folder))

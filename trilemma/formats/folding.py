@@ -12,12 +12,29 @@ def centred(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     they are. The same shift goes to both biases of a gated SAE, times exp(r_mag) to
     that of its magnitudes.
     """
-    return _shifted(tensors, 1)
+    return _shifted(tensors, _through_encoder(tensors))
 
 
 def uncentred(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights whose input is x, from those whose input is x - b_dec."""
-    return _shifted(tensors, -1)
+    return _shifted(tensors, -_through_encoder(tensors))
+
+
+def unscaled_input(
+    tensors: Mapping[str, Tensor], *, scale: float, center: Tensor
+) -> dict[str, Tensor]:
+    """Return a transcoder whose input is x, from one whose input is scale (x - center).
+
+    So W_enc and W_skip take the scale, and what they make of the center goes to the
+    biases; thresholds stay as they are.
+    """
+    W_enc = tensors["W_enc"].double() * scale
+    changed = {"W_enc": W_enc.float()}
+    if "W_skip" in tensors:
+        W_skip = tensors["W_skip"].double() * scale
+        b_dec = tensors["b_dec"].double() - center.double() @ W_skip
+        changed |= {"W_skip": W_skip.float(), "b_dec": b_dec.float()}
+    return _shifted({**tensors, **changed}, -(center.double() @ W_enc))
 
 
 def unit_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,9 +53,12 @@ def unit_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, **{name: tensor.float() for name, tensor in changed.items()}}
 
 
-def _shifted(tensors: Mapping[str, Tensor], sign: int) -> dict[str, Tensor]:
-    # In float64: the shift may be much larger than the biases.
-    shift = sign * (tensors["b_dec"].double() @ tensors["W_enc"].double())
+def _through_encoder(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return what the encoder makes of b_dec, in float64: it may be large."""
+    return tensors["b_dec"].double() @ tensors["W_enc"].double()
+
+
+def _shifted(tensors: Mapping[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
     shifts = {"b_enc": shift, "b_gate": shift}
     if "r_mag" in tensors:
         shifts["b_mag"] = shift * tensors["r_mag"].double().exp()

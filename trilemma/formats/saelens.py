@@ -28,9 +28,33 @@ _ARCHITECTURES: dict[Activation, str] = {
 }
 # Training checkpoints, whose one threshold becomes every latent's.
 _BATCHTOPK = ("batchtopk", "matryoshka_batchtopk")
-_READABLE: dict[str, Activation] = {
-    architecture: activation for activation, architecture in _ARCHITECTURES.items()
-} | dict.fromkeys(_BATCHTOPK, "jumprelu")
+_TRANSCODERS: dict[Activation, str] = {
+    "relu": "transcoder",
+    "jumprelu": "jumprelu_transcoder",
+    # Ours, as trees are: SAELens's transcoders have no other activation function.
+    "topk": "trilemma_topk_transcoder",
+    "gated": "trilemma_gated_transcoder",
+    "tree": "trilemma_tree_transcoder",
+}
+
+
+class _Form(NamedTuple):
+    """What an architecture is."""
+
+    activation: Activation
+    is_transcoder: bool = False
+    has_skip: bool = False
+
+
+_READABLE: dict[str, _Form] = (
+    {name: _Form(activation) for activation, name in _ARCHITECTURES.items()}
+    | dict.fromkeys(_BATCHTOPK, _Form("jumprelu"))
+    | {name: _Form(activation, True) for activation, name in _TRANSCODERS.items()}
+    | {
+        name.replace("transcoder", "skip_transcoder"): _Form(activation, True, True)
+        for activation, name in _TRANSCODERS.items()
+    }
+)
 _GATES = ("b_gate", "b_mag", "r_mag")
 # Before version 6 the metadata stood beside the rest.
 _METADATA = ("model_name", "hook_name", "context_size", "dataset_path", "prepend_bos")
@@ -43,14 +67,17 @@ class SAEFile(NamedTuple):
     """Its activation function at inference."""
     tensors: dict[str, Tensor]
     """W_enc, W_dec, b_dec; for gated b_gate, b_mag and r_mag, for all others but
-    matching pursuit b_enc; for JumpReLU threshold; float32. For trees parents,
-    int64."""
+    matching pursuit b_enc; for JumpReLU threshold; for a skip W_skip; float32. For
+    trees parents, int64."""
     k: int | None
     """Latents kept for each row, for TopK alone."""
     metadata: dict[str, Any]
     """Where the SAE comes from, as JSON values (hence `Any`)."""
     pursuit: Pursuit | None = None
     """When matching pursuit ends, for it alone."""
+    is_transcoder: bool = False
+    """Whether it reconstructs other activations than it reads, which b_dec then does
+    not centre."""
 
 
 def write(file: SAEFile, folder: str | Path) -> None:
@@ -58,17 +85,21 @@ def write(file: SAEFile, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     d_in, d_sae = file.tensors["W_enc"].shape
+    form = _Form(file.activation, file.is_transcoder, "W_skip" in file.tensors)
+    architecture = next(name for name, each in _READABLE.items() if each == form)
     config: dict[str, Any] = {
-        "architecture": _ARCHITECTURES[file.activation],
+        "architecture": architecture,
         "d_in": d_in,
         "d_sae": d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": not file.is_transcoder,
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {**file.metadata, "sae_lens_version": _VERSION},
     }
+    if file.is_transcoder:
+        config["d_out"] = len(file.tensors["b_dec"])
     if file.k is not None:
         config |= {"k": file.k, "rescale_acts_by_decoder_norm": False}
     if file.pursuit is not None:
@@ -79,9 +110,9 @@ def write(file: SAEFile, folder: str | Path) -> None:
         }
     files.write_json(folder / CONFIG_FILE, config)
     tensors = {
-        name: tensor.detach().cpu().contiguous()
+        name: _turned(name, tensor.detach().cpu())
         for name, tensor in sorted(file.tensors.items())
-        if name in _names(config["architecture"])
+        if name in _names(architecture)
     }
     save_file(tensors, folder / WEIGHTS_FILE)
 
@@ -109,12 +140,12 @@ def read(folder: str | Path) -> SAEFile:
         raise ValueError(
             f"{folder}: found finetuning_scaling_factor=True; only False can be read"
         )
-    activation = _READABLE[architecture]
+    activation, is_transcoder, _ = _READABLE[architecture]
     tensors = _tensors(folder / WEIGHTS_FILE, architecture)
     pursuit = None
     if activation == "matching_pursuit":
         pursuit = _pursuit(config, d_in=len(tensors["b_dec"]))
-    if not config.get("apply_b_dec_to_input", True):
+    if not is_transcoder and not config.get("apply_b_dec_to_input", True):
         # A pursuit that does not subtract b_dec does not add it either.
         tensors = (
             folding.centred(tensors)
@@ -125,7 +156,7 @@ def read(folder: str | Path) -> SAEFile:
         tensors = folding.unit_decoder(tensors)
     k = int(config["k"]) if activation == "topk" else None
     metadata = dict(config.get("metadata", {}))
-    return SAEFile(activation, tensors, k, metadata, pursuit=pursuit)
+    return SAEFile(activation, tensors, k, metadata, pursuit, is_transcoder)
 
 
 def _modern(config: dict[str, Any]) -> dict[str, Any]:
@@ -164,26 +195,36 @@ def _names(architecture: str) -> list[str]:
     """Return which tensors a file of an architecture has."""
     if architecture == "matching_pursuit":
         return ["W_dec", "b_dec"]
+    activation, _, has_skip = _READABLE[architecture]
     names = ["W_dec", "W_enc", "b_dec"]
-    names += _GATES if architecture == "gated" else ["b_enc"]
-    names += ["threshold"] if architecture == "jumprelu" else []
-    names += ["parents"] if architecture == _ARCHITECTURES["tree"] else []
-    return names + (["topk_threshold"] if architecture in _BATCHTOPK else [])
+    names += ["W_skip"] if has_skip else []
+    names += _GATES if activation == "gated" else ["b_enc"]
+    names += ["parents"] if activation == "tree" else []
+    if architecture in _BATCHTOPK:
+        return [*names, "topk_threshold"]
+    return names + (["threshold"] if activation == "jumprelu" else [])
+
+
+def _turned(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor as the other side has it: SAELens's W_skip is `[d_out, d_in]`."""
+    return (tensor.T if name == "W_skip" else tensor).contiguous()
 
 
 def _tensors(path: Path, architecture: str) -> dict[str, Tensor]:
-    tensors = files.checked(
+    found = files.checked(
         path,
         files.read_safetensors(path),
         _names(architecture),
         f"an SAE of {architecture}",
     )
+    tensors = {name: _turned(name, tensor) for name, tensor in found.items()}
     if architecture in _BATCHTOPK:
         cut = tensors.pop("topk_threshold")
         tensors["threshold"] = torch.full_like(tensors["b_enc"], float(cut))
     if architecture == "matching_pursuit":
         tensors["W_enc"] = tensors["W_dec"].movedim(0, -1).contiguous()
-    files.checked_shapes(path, tensors)
+    is_transcoder = _READABLE[architecture].is_transcoder
+    files.checked_shapes(path, tensors, is_transcoder=is_transcoder)
     if "parents" in tensors:
         _check_parents(path, tensors["parents"])
     return tensors

@@ -34,9 +34,9 @@ def make(config: BatchTopK | Matryoshka) -> Kind:
 
 
 def _forward(config: BatchTopK | Matryoshka, weights: Weights, batch: Batch) -> Forward:
-    known = latents.pre_acts(batch.x, weights)
+    known = latents.pre_acts(batch, weights)
     pairs = _pairs(known, topk.k_at(config, batch.step, batch.num_steps), batch)
-    found = latents.at(pairs, batch.x, weights, known)
+    found = latents.at(pairs, batch, weights, known)
     acts = torch.relu(found.values)
     if isinstance(config, BatchTopK):
         x_hat = found.decode(acts, weights)

@@ -37,21 +37,21 @@ def forward_of(config: SAEConfig) -> Callable[[Weights, Batch], Forward] | None:
 
 
 def auxk(
-    residual: Float[Tensor, "batch d_in"],
-    x: Float[Tensor, "batch d_in"],
+    residual: Float[Tensor, "batch d_out"],
+    batch: Batch,
     weights: Weights,
     *,
     is_dead: Bool[Tensor, "d_sae"],
 ) -> Float[Tensor, ""]:
     """Return `losses.auxk` of the latents that are dead; 0 where none is."""
     residual = residual.detach()
-    pre_acts = _pre_acts(weights, x)
+    pre_acts = _pre_acts(weights, batch)
     # Where fewer are dead than are asked for, the rest has no activation.
     among = torch.where(is_dead, pre_acts.detach(), -torch.inf)
-    k = min(x.shape[1] // 2, len(is_dead))
+    k = min(residual.shape[1] // 2, len(is_dead))
     acts = torch.relu(pre_acts) * _largest_in_rows(among, k) * is_dead
     estimate = (acts @ weights["W_dec"]).float()
-    variance = (residual - residual.mean(0)).square().sum() / len(x)
+    variance = (residual - residual.mean(0)).square().sum() / len(residual)
     share = (losses.mse(residual, estimate) / variance).nan_to_num(0.0, 0.0, 0.0)
     return share * is_dead.any()
 
@@ -79,11 +79,12 @@ def _topk(config: TopK | BatchTopK, weights: Weights, batch: Batch) -> Forward:
 
 
 def _all(weights: Weights, batch: Batch) -> Latents:
-    return Latents(_pre_acts(weights, batch.x), None)
+    return Latents(_pre_acts(weights, batch), None)
 
 
-def _pre_acts(weights: Weights, x: Tensor) -> Tensor:
-    return torch.addmm(weights["b_enc"], x - weights["b_dec"], weights["W_enc"])
+def _pre_acts(weights: Weights, batch: Batch) -> Tensor:
+    centred = batch.x - batch.center_of(weights)
+    return torch.addmm(weights["b_enc"], centred, weights["W_enc"])
 
 
 def _largest_in_rows(values: Tensor, k: int) -> Tensor:

@@ -43,7 +43,9 @@ def _forward(weights: Weights, batch: Batch) -> Forward:
     gates = torch.relu(found.values)
     frozen = {name: weights[name].detach() for name in ("W_dec", "b_dec")}
     through_gates = found.decode(gates, frozen)
-    error = batch.error(x_hat) + batch.error(through_gates)
+    # What a skip gives is not trained by this term either.
+    frozen_target = batch._replace(y=batch.target.detach())
+    error = batch.error(x_hat) + frozen_target.error(through_gates)
     penalty = losses.l1(gates, batch=len(batch.x))
     return Forward(x_hat, error, penalty, Code(acts, found.pairs))
 

@@ -29,8 +29,8 @@ def make(config: Group) -> Kind:
 
 
 def _forward(size: int, weights: Weights, batch: Batch) -> Forward:
-    known = latents.pre_acts(batch.x, weights)
-    found = latents.all_of(batch.x, weights, known)
+    known = latents.pre_acts(batch, weights)
+    found = latents.all_of(batch, weights, known)
     acts = torch.relu(found.values)
     x_hat = found.decode(acts, weights)
     grouped = acts.float().view(len(acts), -1, size)

@@ -63,10 +63,10 @@ def of(config: JumpReLU, found: Latents, weights: Weights, batch: Batch) -> Forw
 
 
 def _forward(config: JumpReLU, weights: Weights, batch: Batch) -> Forward:
-    known = latents.pre_acts(batch.x, weights)
+    known = latents.pre_acts(batch, weights)
     # Pairs just below their threshold move it too.
     floor = weights["log_threshold"].detach().exp() - config.bandwidth / 2
-    found = latents.above(floor, batch.x, weights, known)
+    found = latents.above(floor, batch, weights, known)
     return of(config, found, weights, batch)
 
 
@@ -88,7 +88,7 @@ def _pull(
     dead = batch.dead
     pre_acts = torch.addmm(
         weights["b_enc"].index_select(0, dead),
-        batch.x - weights["b_dec"],
+        batch.x - batch.center_of(weights),
         weights["W_enc"].index_select(1, dead),
     )
     gap = torch.relu(thresholds.index_select(0, dead) - pre_acts)

@@ -38,13 +38,26 @@ class Batch(NamedTuple):
     """Those of the kind, as they stood after the step before."""
     dead: Int64[Tensor, "num_dead"]
     """Latents that count as dead."""
-    gamma: Float[Tensor, "d_in"] | None = None
+    gamma: Float[Tensor, "d_out"] | None = None
     """Weights of the dimensions in the squared error; None: all are 1."""
     sequences: Sequences | None = None
     """Whole sequences beside the batch, their activations in their own units."""
     ranks: Ranks = ALONE
     num_elsewhere: int = 0
     """Rows of the batch that other ranks have."""
+    y: Float[Tensor, "batch d_out"] | None = None
+    """The rows to reconstruct, scaled; None: those of x."""
+    center: Float[Tensor, "d_in"] | None = None
+    """What is subtracted from x before it is encoded; None: b_dec."""
+
+    @property
+    def target(self) -> Float[Tensor, "batch d_out"]:
+        """Return the rows to reconstruct."""
+        return self.x if self.y is None else self.y
+
+    def center_of(self, weights: Weights) -> Float[Tensor, "d_in"]:
+        """Return what is subtracted from x before it is encoded."""
+        return weights["b_dec"] if self.center is None else self.center
 
     @property
     def num_rows(self) -> int:
@@ -61,15 +74,15 @@ class Batch(NamedTuple):
             return value
         return self.ranks.total(value * (len(self.x) / self.num_rows))
 
-    def error(self, x_hat: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+    def error(self, x_hat: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
         """Return the squared error, weighted, that a kind is to make small."""
-        return losses.mse(self.x, x_hat, gamma=self.gamma)
+        return losses.mse(self.target, x_hat, gamma=self.gamma)
 
 
 class Forward(NamedTuple):
     """A batch on its way through an SAE, with gradients."""
 
-    x_hat: Float[Tensor, "batch d_in"]
+    x_hat: Float[Tensor, "batch d_out"]
     """The reconstruction."""
     error: Float[Tensor, ""]
     """What is minimised, as a squared error summed over dimensions, mean over rows."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trilemma import codes
 from trilemma.codes import Support
-from trilemma.kinds.kind import Weights
+from trilemma.kinds.kind import Batch, Weights
 
 # Above this share of all pairs, products of whole matrices take less time.
 _SPARSE_SHARE = 1 / 64
@@ -34,7 +34,7 @@ class Latents(NamedTuple):
             return per_latent
         return per_latent.index_select(0, self.pairs.columns)
 
-    def decode(self, acts: Tensor, weights: Weights) -> Float[Tensor, "batch d_in"]:
+    def decode(self, acts: Tensor, weights: Weights) -> Float[Tensor, "batch d_out"]:
         """Return what activations of these latents decode to, float32."""
         W_dec, b_dec = weights["W_dec"], weights["b_dec"]
         if self.pairs is None:
@@ -43,61 +43,60 @@ class Latents(NamedTuple):
 
 
 @torch.no_grad()
-def pre_acts(
-    x: Float[Tensor, "batch d_in"], weights: Weights
-) -> Float[Tensor, "batch d_sae"]:
-    """Return (x - b_dec) W_enc + b_enc, in the precision of matrix products.
+def pre_acts(batch: Batch, weights: Weights) -> Float[Tensor, "batch d_sae"]:
+    """Return (x - center) W_enc + b_enc, in the precision of matrix products.
 
     Without a gradient, which `at` and `all_of` give back to those that matter.
     """
-    centred, W_enc, b_enc = x - weights["b_dec"], weights["W_enc"], weights["b_enc"]
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    centred = batch.x - batch.center_of(weights)
+    W_enc, b_enc = weights["W_enc"], weights["b_enc"]
+    if centred.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return _reduced_pre_acts(centred, W_enc, b_enc, torch.get_autocast_dtype("cpu"))
     return torch.addmm(b_enc, centred, W_enc)
 
 
 def at(
     pairs: Support,
-    x: Float[Tensor, "batch d_in"],
+    batch: Batch,
     weights: Weights,
     known: Float[Tensor, "batch d_sae"],
 ) -> Latents:
     """Return some pairs, with their known pre-activations."""
-    encoder = (weights["W_enc"], weights["b_enc"], weights["b_dec"])
-    values = codes.selected_pre_acts(x, *encoder, pre_acts=known, support=pairs)
+    encoder = (weights["W_enc"], weights["b_enc"], batch.center_of(weights))
+    values = codes.selected_pre_acts(batch.x, *encoder, pre_acts=known, support=pairs)
     return Latents(values, pairs)
 
 
 def all_of(
-    x: Float[Tensor, "batch d_in"],
+    batch: Batch,
     weights: Weights,
     known: Float[Tensor, "batch d_sae"],
 ) -> Latents:
     """Return all pairs, with their known pre-activations."""
-    encoder = (weights["W_enc"], weights["b_enc"], weights["b_dec"])
-    return Latents(codes.all_pre_acts(x, *encoder, pre_acts=known), None)
+    encoder = (weights["W_enc"], weights["b_enc"], batch.center_of(weights))
+    return Latents(codes.all_pre_acts(batch.x, *encoder, pre_acts=known), None)
 
 
 def above(
     floor: Float[Tensor, "#d_sae"],
-    x: Float[Tensor, "batch d_in"],
+    batch: Batch,
     weights: Weights,
     known: Float[Tensor, "batch d_sae"],
 ) -> Latents:
     """Return the pairs whose pre-activation exceeds the floor, or all if many do."""
-    return where(known > floor, x, weights, known)
+    return where(known > floor, batch, weights, known)
 
 
 def where(
     is_in: Bool[Tensor, "batch d_sae"],
-    x: Float[Tensor, "batch d_in"],
+    batch: Batch,
     weights: Weights,
     known: Float[Tensor, "batch d_sae"],
 ) -> Latents:
     """Return the pairs that a mask holds, or all if it holds many."""
     if int(is_in.sum()) > _SPARSE_SHARE * is_in.numel():
-        return all_of(x, weights, known)
-    return at(codes.where(is_in), x, weights, known)
+        return all_of(batch, weights, known)
+    return at(codes.where(is_in), batch, weights, known)
 
 
 def _reduced_pre_acts(

@@ -33,8 +33,8 @@ def export(weights: Weights, averages: Averages, scale: float) -> Exported:
 
 def positive(weights: Weights, batch: Batch) -> Latents:
     """Return the pairs with a positive pre-activation, or all pairs."""
-    known = latents.pre_acts(batch.x, weights)
-    return latents.above(known.new_zeros(1), batch.x, weights, known)
+    known = latents.pre_acts(batch, weights)
+    return latents.above(known.new_zeros(1), batch, weights, known)
 
 
 def of(config: ReLU, found: Latents, weights: Weights, batch: Batch) -> Forward:

@@ -60,9 +60,9 @@ def pursued(
 
 
 def _forward(config: TopK, weights: Weights, batch: Batch) -> Forward:
-    known = latents.pre_acts(batch.x, weights)
+    known = latents.pre_acts(batch, weights)
     pairs = codes.topk(known, k_at(config, batch.step, batch.num_steps))
-    found = latents.at(pairs, batch.x, weights, known)
+    found = latents.at(pairs, batch, weights, known)
     acts = torch.relu(found.values)
     x_hat = found.decode(acts, weights)
     return Forward(x_hat, batch.error(x_hat), None, Code(acts, pairs))

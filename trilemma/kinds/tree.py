@@ -31,9 +31,9 @@ def make(config: Tree) -> Kind:
 
 
 def _forward(parents: Tensor, weights: Weights, batch: Batch) -> Forward:
-    known = latents.pre_acts(batch.x, weights)
+    known = latents.pre_acts(batch, weights)
     is_on = activation_functions.tree_is_on(known, parents)
-    found = latents.where(is_on, batch.x, weights, known)
+    found = latents.where(is_on, batch, weights, known)
     acts = torch.relu(found.values)
     if found.pairs is None:
         acts = acts * is_on

@@ -26,11 +26,12 @@ Weights = dict[str, Tensor]
 _LAST_ROUND = 9 / 10
 
 
-def loss(  # noqa: PLR0911  # a formula for each kind
+def loss(  # noqa: PLR0911, PLR0915  # a formula for each kind
     config: SAEConfig,
     weights: Weights,
     x: Tensor,
     *,
+    y: Tensor | None = None,
     variance: float,
     coefficient: float,
     gamma: Tensor | float,
@@ -39,14 +40,19 @@ def loss(  # noqa: PLR0911  # a formula for each kind
     """Return the loss of float64 weights at the last step.
 
     It is error / variance + coefficient * penalty / d_in, and AuxK where there is any;
-    gamma weighs the dimensions of the error.
+    gamma weighs the dimensions of the error. A transcoder of x to y subtracts nothing
+    from x, and adds x W_skip where it skips.
     """
     W_dec, b_dec = weights["W_dec"], weights["b_dec"]
-    pre = _pre_acts(weights, x)
-    size, d_in = x.shape
+    size = len(x)
+    read, wanted = (x - b_dec, x) if y is None else (x, y)
+    if "W_skip" in weights:
+        wanted = wanted - x @ weights["W_skip"]
+    d_in = wanted.shape[1]
+    pre = read @ weights["W_enc"] + weights["b_enc"]
 
     def error(x_hat: Tensor) -> Tensor:
-        return (gamma * (x - x_hat)).square().sum() / size
+        return (gamma * (wanted - x_hat)).square().sum() / size
 
     def of(acts: Tensor, penalty: Tensor) -> Tensor:
         found = error(acts @ W_dec + b_dec) / variance
@@ -56,7 +62,8 @@ def loss(  # noqa: PLR0911  # a formula for each kind
         acts = pre.relu() * (pre >= floor)
         x_hats = [acts[:, :m] @ W_dec[:m] + b_dec for m in widths]
         found = torch.stack([error(x_hat) for x_hat in x_hats]).mean() / variance
-        return found + auxk_coefficient * _auxk(weights, x, x - x_hats[-1], dead)
+        residual = wanted - x_hats[-1]
+        return found + auxk_coefficient * _auxk(pre, W_dec, residual, dead)
 
     match config:
         case ReLU():
@@ -75,13 +82,13 @@ def loss(  # noqa: PLR0911  # a formula for each kind
                 acts[is_orphan, latent] = 0
             return of(acts, acts.sum() / size)
         case Gated():
-            pi = (x - b_dec) @ weights["W_enc"]
+            pi = read @ weights["W_enc"]
             gate = pi + weights["b_enc"]
             magnitude = (weights["r_mag"].exp() * pi + weights["b_mag"]).relu()
             through = gate.relu() @ W_dec.detach() + b_dec.detach()
+            aside = (gamma * (wanted.detach() - through)).square().sum() / size
             return (
-                of((gate > 0) * magnitude, gate.relu().sum() / size)
-                + error(through) / variance
+                of((gate > 0) * magnitude, gate.relu().sum() / size) + aside / variance
             )
         case TopK(k=k):
             floor = pre.topk(k, dim=1).values[:, -1:]
@@ -112,20 +119,16 @@ def loss(  # noqa: PLR0911  # a formula for each kind
             return of(acts, (count + config.pre_act_coefficient * gap) / size)
 
 
-def _pre_acts(weights: Weights, x: Tensor) -> Tensor:
-    return (x - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
-
-
-def _auxk(weights: Weights, x: Tensor, residual: Tensor, dead: list[int]) -> Tensor:
+def _auxk(pre: Tensor, W_dec: Tensor, residual: Tensor, dead: list[int]) -> Tensor:
     """Return the share of the residual's variance that dead latents leave.
 
     Gao et al. (2024), appendix A.2.
     """
-    size, d_in = x.shape
+    size, d_in = residual.shape
     residual = residual.detach()
-    pre = _pre_acts(weights, x)[:, dead]
+    pre = pre[:, dead]
     floor = pre.topk(min(d_in // 2, len(dead)), dim=1).values[:, -1:]
-    estimate = (pre.relu() * (pre >= floor)) @ weights["W_dec"][dead]
+    estimate = (pre.relu() * (pre >= floor)) @ W_dec[dead]
     variance = (residual - residual.mean(0)).square().sum() / size
     return (residual - estimate).square().sum() / size / variance
 
