@@ -130,14 +130,17 @@ def _member_body(work: stage.Work) -> None:
         sae,
         plan.run.evaluation,
         baseline=_baseline(step),
-        eval_batches=sequences(plan, member.hook),
+        eval_batches=sequences(plan, member.target_hook),
         lm=_lm(plan),
-        hook=member.hook,
+        hook=member.target_hook,
         control=training.load_sae(step.parents["training/control"], device),
         features=harvest.features(plan),
         toy=plan.run.toy,
         token_text=_token_text(plan),
         parents=_parents(sae, member.config),
+        read_batches=None
+        if member.target_hook == member.hook
+        else sequences(plan, member.hook),
     )
     target = work.folder(step)
     durable.write_json(

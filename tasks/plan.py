@@ -218,8 +218,12 @@ class _Planner:
                 f"evaluation/{name}": evaluated,
                 f"explanation/{name}": explained,
             }
-        for hook in dict.fromkeys(member.hook for member in family):
-            members = [m for m in family if m.hook == hook and not m.is_control]
+        for hook in dict.fromkeys(member.target_hook for member in family):
+            members = [
+                m
+                for m in family
+                if m.hook == m.target_hook == hook and not m.is_control
+            ]
             if not _may_differ_in_width(members):
                 continue
             reported[f"evaluation/splits-{hook}"] = self._add(

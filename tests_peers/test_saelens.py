@@ -21,7 +21,9 @@ from trilemma.sae import SAE
 from trilemma.start import Start
 from trilemma.training import Member
 
-D_IN, D_SAE = 16, 64
+D_IN, D_SAE, D_OUT = 16, 64, 12
+# Its transcoders have ReLU latents or thresholds, and no other code.
+SAELENS_TRANSCODERS = ("relu", "group", "jumprelu", "batchtopk", "matryoshka")
 CONFIGS: list[SAEConfig] = [
     ReLU(kind="relu", d_sae=D_SAE, l1_coefficient=0.5),
     JumpReLU(kind="jumprelu", d_sae=D_SAE, l0_coefficient=0.5),
@@ -92,6 +94,75 @@ def test_a_matching_pursuit_of_saelens_finds_the_same_codes(
         theirs.b_dec.data = torch.ones(D_IN)
     theirs.save_model(tmp_path)
     ours, x = SAE.load(tmp_path), rows()
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(x), theirs.encode(x))
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def transcoder(config: SAEConfig, *, has_skip: bool) -> SAE:
+    """Return a transcoder after a few steps, from large inputs to small outputs."""
+    x = rows()
+    y = 0.01 * torch.relu(x[:, :D_OUT]) + 0.03 * x[:, -D_OUT:]
+    read, wanted = (
+        Start(each.shape[1], each.mean(0), float(each.square().sum(1).mean()))
+        for each in (x, y)
+    )
+    member = Member(
+        config.model_copy(
+            update={"hook": "a", "target_hook": "b", "skip": has_skip, "lr": 1e-2}
+        ),
+        Training(log_every_steps=5),
+        start=read,
+        target_start=wanted,
+        num_steps=10,
+        key="one",
+        device="cpu",
+    )
+    for first in range(0, len(x), 64):
+        batch = slice(first, first + 64)
+        member.step(x[batch], y=y[batch])
+    return member.export()
+
+
+@pytest.mark.parametrize("has_skip", [False, True])
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if c.kind in SAELENS_TRANSCODERS], ids=str
+)
+def test_saelens_predicts_the_same_with_a_transcoder(
+    config: SAEConfig, has_skip: bool, tmp_path: Path
+) -> None:
+    ours, x = transcoder(config, has_skip=has_skip), rows()
+    assert (ours.d_in, ours.d_out) == (D_IN, D_OUT)
+    ours.save(tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    with torch.no_grad():
+        acts = ours.encode(x)
+        assert bool((acts > 0).any())
+        torch.testing.assert_close(theirs.encode(x), acts, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(theirs(x), ours(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transcoder",
+        "skip_transcoder",
+        "jumprelu_transcoder",
+        "jumprelu_skip_transcoder",
+    ],
+)
+def test_a_transcoder_that_saelens_saved_is_read(name: str, tmp_path: Path) -> None:
+    made, config = sae_lens.registry.get_sae_class(name)
+    theirs, x = (
+        made(config(d_in=D_IN, d_sae=D_SAE, d_out=D_OUT, apply_b_dec_to_input=False)),
+        rows(),
+    )
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.copy_(torch.rand(weight.shape, generator=generator) - 0.4)
+    theirs.save_model(tmp_path)
+    ours = SAE.load(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(ours.encode(x), theirs.encode(x))
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)

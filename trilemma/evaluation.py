@@ -49,6 +49,10 @@ from trilemma.toys import projection
 __all__ = ["Baseline", "EvaluationResult", "baseline", "evaluate"]
 
 
+Batches = Callable[[], Iterator[Sequences]]
+"""Starts over sequences in stored order."""
+
+
 class EvaluationResult(NamedTuple):
     """Everything that is measured of one SAE."""
 
@@ -74,7 +78,7 @@ def evaluate(
     config: Evaluation,
     *,
     baseline: Baseline,
-    eval_batches: Callable[[], Iterator[Sequences]],
+    eval_batches: Batches,
     lm: fidelity.SplicedLM | None,
     hook: str,
     control: Autoencoder | None,
@@ -82,8 +86,12 @@ def evaluate(
     token_text: Sequence[str] | None = None,
     toy: Toy | None = None,
     parents: Int64[np.ndarray, " node"] | None = None,
+    read_batches: Batches | None = None,
 ) -> EvaluationResult:
     """Return what is measured of an SAE over the held-out rows.
+
+    Of a transcoder, baseline, batches, hook and control are those of its target, and
+    `read_batches` give the same sequences at the hook that it reads.
 
     `control` is the frozen-random SAE; it is cut to as many latents a token as this
     SAE fires. `features` are a toy's true directions; with them `polysemanticity` is
@@ -109,12 +117,18 @@ def evaluate(
     first_rows = FirstRows(embed=unlabelled.embed)
     measures: list[Measure] = [sparsity, merged, *unlabelled.measures, first_rows]
     measures += [] if known is None else [known]
-    measured = bench.measure(sae, measures)
+    measured = bench.measure(sae, measures, reads=read_batches)
     pairs, counts = merged.pairs(), merged.counts()
     ce_rise = None
     if lm is not None and baseline.ce is not None:
         ce_rise = _ce_rise(
-            sae, lm, eval_batches, config, hook=hook, documents=baseline.documents
+            sae,
+            lm,
+            eval_batches,
+            config,
+            hook=hook,
+            documents=baseline.documents,
+            reads=read_batches,
         )
     rated = rates.measure(
         measured.sample,
@@ -141,7 +155,7 @@ def evaluate(
     found = unlabelled.found(is_live=measured.num_fired > 0)
     metrics |= found.metrics
     kept = _parts(measured, rated.length.bits)
-    of_text = _of_text(bench, sae, measured, lm=lm, hook=hook)
+    of_text = _of_text(bench, sae, measured, lm=lm, hook=hook, reads=read_batches)
     metrics |= of_text.metrics
     kept |= of_text.parts
     details = dict(rated.details) | found.details | of_text.details
@@ -256,10 +270,16 @@ class _Bench:
 
     config: Evaluation
     baseline: Baseline
-    eval_batches: Callable[[], Iterator[Sequences]]
+    eval_batches: Batches
     features: Float[Tensor, "num_features d_in"] | None
 
-    def measure(self, coder: Coder, measures: Sequence[Measure] = ()) -> _Measured:
+    def measure(
+        self,
+        coder: Coder,
+        measures: Sequence[Measure] = (),
+        *,
+        reads: Batches | None = None,
+    ) -> _Measured:
         config, matches, score = self.config, None, None
         if self.features is not None:
             matches = polysemanticity.matches(coder.W_dec, self.features)
@@ -268,6 +288,7 @@ class _Bench:
             coder,
             Wanted(config.rate_tokens, null_seed=config.seed, score=score),
             measures,
+            reads=reads,
         )
         assert tally.sample is not None
         latents = tally.latents
@@ -338,10 +359,15 @@ class _Bench:
         return {"fvu": fvu, "l0": density.scalars(tally, self.config)["l0"]}
 
     def _sweep(
-        self, coder: Coder, wanted: Wanted, measures: Sequence[Measure] = ()
+        self,
+        coder: Coder,
+        wanted: Wanted,
+        measures: Sequence[Measure] = (),
+        *,
+        reads: Batches | None = None,
     ) -> tuple[Reconstruction, Tally]:
         """Return what one pass adds up: errors, and all that the tally has."""
-        rows = self.baseline.rows(self.eval_batches())
+        rows = self.baseline.rows(self.eval_batches(), reads and reads())
         errors = Reconstruction(self.baseline, device=coder.W_dec.device)
         measures = [errors, *measures]
         tally = sweep(coder, self.baseline, rows, wanted=wanted, measures=measures)
@@ -351,11 +377,12 @@ class _Bench:
 def _ce_rise(
     sae: Coder,
     lm: fidelity.SplicedLM,
-    eval_batches: Callable[[], Iterator[Sequences]],
+    eval_batches: Batches,
     config: Evaluation,
     *,
     hook: str,
     documents: Int64[Tensor, " document"],
+    reads: Batches | None,
 ) -> Callable[[float], float]:
     """Return what quantising at a bin width costs, in nats, on a few sequences."""
 
@@ -368,6 +395,7 @@ def _ce_rise(
             documents=documents.numpy(),
             num_seqs=config.rate_ce_seqs,
             batch_seqs=config.batch_seqs,
+            reads=reads and reads(),
         )
 
     exact = cross_entropy(sae)
@@ -401,6 +429,7 @@ def _of_text(
     *,
     lm: fidelity.SplicedLM | None,
     hook: str,
+    reads: Batches | None,
 ) -> _Told:
     """Return what the text and the LM that reads it say; nothing of a toy."""
     config, baseline, latents = bench.config, bench.baseline, measured.tally.latents
@@ -426,6 +455,7 @@ def _of_text(
         num_seqs=config.ce_seqs,
         batch_seqs=config.batch_seqs,
         seed=config.seed,
+        reads=reads and reads(),
     )
     caused = causes.causes(
         sae,
@@ -436,6 +466,7 @@ def _of_text(
         documents=documents,
         num_fired=measured.num_fired,
         sum_acts=latents.sum_acts,
+        reads=reads,
     )
     metrics |= summaries.losses(baseline.ce, spliced, config) | caused.metrics
     kept = parts.of_ratio(

@@ -49,20 +49,23 @@ def gaps(
     num_latents: int,
     batch_seqs: int,
     seed: int,
+    reads: Iterable[Sequences] | None = None,
 ) -> Gaps:
     """Return how far the effects of single latents fail to add up.
 
     At each position, drawn among those where at least two latents fire, the strongest
     `num_latents` are taken out of the activation, one at a time and together; what the
     SAE does not explain stays. Logits are those of that position, less their mean,
-    which no softmax sees.
+    which no softmax sees. `reads` are those of `fidelity.splices`.
     """
     generator = np.random.default_rng(seed)
     num_positions, gap, joint = np.zeros((3, len(documents)))
     num_runs = 0
+    beside = None if reads is None else first_seqs(reads, num_seqs, batch_seqs)
     for batch in first_seqs(batches, num_seqs, batch_seqs):
+        read = batch if beside is None else next(beside)
         for row in range(len(batch.tokens)):
-            for pos, parts in _drawn(coder, batch, row, num_latents, generator):
+            for pos, parts in _drawn(coder, read, row, num_latents, generator):
                 cut = Sequences(*(part[row : row + 1, : pos + 1] for part in batch))
                 taken = torch.cat([parts.new_zeros(1, parts.shape[1]), parts])
                 taken = torch.cat([taken, parts.sum(0, keepdim=True)])

@@ -1,5 +1,6 @@
 """The baseline: what measuring any SAE of a hook needs, computed once for them all."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +33,8 @@ class Rows(NamedTuple):
     """The whole sequences that they are rows of, for what depends on neighbours."""
     kept: Int64[Tensor, " row"]
     """Where the rows stand in those sequences, laid end to end."""
+    read: Float[Tensor, "row d_read"] | None = None
+    """What is encoded instead of x; None: x itself."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,27 @@ class Baseline:
     together: co_occurrence.Counts | None = None
     """Where clusters were seen together; None where labels are given."""
 
-    def rows(self, batches: Iterable[Sequences]) -> Iterator[Rows]:
-        """Yield the rows that count, batch by batch."""
+    def rows(
+        self,
+        batches: Iterable[Sequences],
+        reads: Iterable[Sequences] | None = None,
+    ) -> Iterator[Rows]:
+        """Yield the rows that count, batch by batch.
+
+        `reads` are the same sequences at the hook that a transcoder reads.
+        """
         documents, position = self.documents.numpy(), 0
-        for batch in batches:
+        beside = itertools.repeat(None) if reads is None else reads
+        for batch, read in zip(batches, beside, strict=False):
             kept = (batch.mask.reshape(-1) == 0).nonzero()[:, 0]
             document = batch.document.reshape(-1)[kept].numpy()
             yield Rows(
-                x=batch.x.reshape(-1, batch.x.shape[-1])[kept].float(),
+                x=_flat(batch)[kept],
                 document=np.searchsorted(documents, document),
                 position=position + kept.numpy(),
                 sequences=batch,
                 kept=kept,
+                read=None if read is None else _flat(read)[kept],
             )
             position += batch.mask.numel()
 
@@ -245,6 +257,10 @@ def baseline(
         probes=None if probed is None else probed.probes(documents),
         together=together,
     )
+
+
+def _flat(batch: Sequences) -> Float[Tensor, "row d_in"]:
+    return batch.x.reshape(-1, batch.x.shape[-1]).float()
 
 
 class _Split:

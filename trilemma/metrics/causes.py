@@ -34,11 +34,12 @@ def causes(
     documents: Int64[np.ndarray, " document"],
     num_fired: Int64[np.ndarray, " d_sae"],
     sum_acts: Float64[np.ndarray, " d_sae"],
+    reads: Callable[[], Iterator[Sequences]] | None = None,
 ) -> Causes:
     """Return how effects of latents add up, and what steering by live ones does.
 
     Those that are steered are drawn by seed among the live ones; each is added at its
-    mean activation when firing.
+    mean activation when firing. `reads` are those of `fidelity.splices`.
     """
     gaps = additivity.gaps(
         coder,
@@ -50,6 +51,7 @@ def causes(
         num_latents=config.cause_latents,
         batch_seqs=config.batch_seqs,
         seed=config.seed,
+        reads=reads and reads(),
     )
     dealt = np.random.default_rng(config.seed).permutation(np.flatnonzero(num_fired))
     latents = np.sort(dealt[: config.cause_latents])

@@ -43,28 +43,45 @@ class TopKCoder(Coder, Protocol):
         """Return the latents before the activation function."""
 
 
+@runtime_checkable
+class Transcoder(Coder, Protocol):
+    """A coder that may reconstruct other activations than it reads."""
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Return whether it does: its encoder and decoder have no space in common."""
+
+
+@runtime_checkable
+class SkipCoder(Coder, Protocol):
+    """A coder that may add to what it decodes what is linear in what it reads."""
+
+    @property
+    def W_skip(self) -> Float[Tensor, "d_in d_out"] | None:  # noqa: N802
+        """Return what it multiplies its input with; None if it adds nothing."""
+
+
 class Coded(NamedTuple):
     """The code of some rows."""
 
-    x_hat: Float[Tensor, "row d_in"]
+    x_hat: Float[Tensor, "row d_out"]
     entries: Entries
 
 
 def code(coder: Coder, x: Float[Tensor, "row d_in"]) -> Coded:
-    """Return the code and the reconstruction of some rows.
+    """Return the code of some rows, and the reconstruction, a skip's part included.
 
     Equal to `encode` and `decode` to rounding, without the products with zeros.
     """
-    d_sae = len(coder.W_dec)
-    if isinstance(coder, TopKCoder) and coder.k is not None:
-        found = entries.of_topk(coder.pre_acts(x), coder.k)
-    else:
-        acts = coder.encode(x)
-        found = entries.of(acts)
-        if len(found.row) > _SPARSE_SHARE * acts.numel():
-            return Coded(coder.decode(acts), found)
-    silent = coder.decode(coder.W_dec.new_zeros(1, d_sae))
-    return Coded(entries.decode(found, coder.W_dec, num_rows=len(x)) + silent, found)
+    found, W_skip = _code(coder, x), skip_of(coder)
+    if W_skip is None:
+        return found
+    return found._replace(x_hat=found.x_hat + x @ W_skip)
+
+
+def skip_of(coder: Coder) -> Float[Tensor, "d_in d_out"] | None:
+    """Return what a coder adds to what it decodes, per input; None for nothing."""
+    return coder.W_skip if isinstance(coder, SkipCoder) else None
 
 
 def block_rows(d_sae: int) -> int:
@@ -115,3 +132,16 @@ class Strongest:
     def decode(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction of the SAE."""
         return self.sae.decode(acts)
+
+
+def _code(coder: Coder, x: Tensor) -> Coded:
+    d_sae = len(coder.W_dec)
+    if isinstance(coder, TopKCoder) and coder.k is not None:
+        found = entries.of_topk(coder.pre_acts(x), coder.k)
+    else:
+        acts = coder.encode(x)
+        found = entries.of(acts)
+        if len(found.row) > _SPARSE_SHARE * acts.numel():
+            return Coded(coder.decode(acts), found)
+    silent = coder.decode(coder.W_dec.new_zeros(1, d_sae))
+    return Coded(entries.decode(found, coder.W_dec, num_rows=len(x)) + silent, found)

@@ -120,11 +120,17 @@ def splices(
     num_seqs: int,
     batch_seqs: int,
     seed: int,
+    reads: Iterable[Sequences] | None = None,
 ) -> Splices:
-    """Return what the reconstructions do, beside errors of equal norm at random."""
+    """Return what the reconstructions do, beside errors of equal norm at random.
+
+    `reads` are the same sequences at the hook that a transcoder reads; `hook` is the
+    one at which its predictions are spliced in.
+    """
+    beside = None if reads is None else first_seqs(reads, num_seqs, batch_seqs)
 
     def losses(first: int, batch: Sequences) -> Float64[Tensor, "batch pos column"]:
-        x_hat = _reconstruction(coder, batch)
+        x_hat = _reconstruction(coder, batch, beside)
         drawn = [
             generator.standard_normal(batch.x.shape[1:], dtype=np.float32)
             for generator in _generators(seed, first, batch)
@@ -157,11 +163,16 @@ def cross_entropy(
     documents: Int64[np.ndarray, " document"],
     num_seqs: int,
     batch_seqs: int,
+    reads: Iterable[Sequences] | None = None,
 ) -> float:
-    """Return the mean cross-entropy in nats with the reconstructions spliced in."""
+    """Return the mean cross-entropy in nats with the reconstructions spliced in.
+
+    `reads` are those of `splices`.
+    """
+    beside = None if reads is None else first_seqs(reads, num_seqs, batch_seqs)
 
     def losses(first: int, batch: Sequences) -> Float64[Tensor, "batch pos column"]:
-        spliced = logits_with(lm, hook, batch, _reconstruction(coder, batch))
+        spliced = logits_with(lm, hook, batch, _reconstruction(coder, batch, beside))
         return _cross_entropy(spliced, batch.tokens[:, 1:])[..., None]
 
     num_tokens, total = _document_sums(
@@ -170,8 +181,12 @@ def cross_entropy(
     return float(total.sum() / num_tokens.sum())
 
 
-def _reconstruction(coder: Coder, batch: Sequences) -> Float[Tensor, "batch pos d_in"]:
-    flat = batch.x.reshape(-1, batch.x.shape[-1]).to(coder.W_dec.device)
+def _reconstruction(
+    coder: Coder, batch: Sequences, beside: Iterator[Sequences] | None
+) -> Float[Tensor, "batch pos d_in"]:
+    """Return the reconstruction of a batch, from the next one beside it if any is."""
+    x = batch.x if beside is None else next(beside).x
+    flat = x.reshape(-1, x.shape[-1]).to(coder.W_dec.device)
     parts = torch.split(flat, coders.block_rows(len(coder.W_dec)))
     x_hat = torch.cat([coders.code(coder, part).x_hat for part in parts])
     return x_hat.reshape(batch.x.shape).to(batch.x.device)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trilemma.metrics import rate
+from trilemma.metrics import coders, rate
 from trilemma.metrics.coders import Coder
 
 
@@ -21,6 +21,11 @@ class Quantised:
     def W_dec(self) -> Float[Tensor, "d_sae d_in"]:  # noqa: N802 (the field's name)
         """Return the decoder of the coder."""
         return self.coder.W_dec
+
+    @property
+    def W_skip(self) -> Float[Tensor, "d_in d_out"] | None:  # noqa: N802
+        """Return the skip of the coder, if it has one."""
+        return coders.skip_of(self.coder)
 
     def encode(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """Return the quantised activations; zero stays zero."""

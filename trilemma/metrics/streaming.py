@@ -35,6 +35,7 @@ class Batch:
     rows: Rows
     """Where the rows stand: their documents and positions."""
     x: Float[Tensor, "row d_in"]
+    """What is reconstructed: of a transcoder its target, not what it reads."""
     x_hat: Float[Tensor, "row d_in"]
     row: Int64[Tensor, " entry"]
     """Row of each nonzero activation, counted in this batch; increasing."""
@@ -86,7 +87,7 @@ def stream(coder: Coder, batches: Iterable[Rows], measures: Sequence[Measure]) -
     device = coder.W_dec.device
     for rows in _blocks(batches, coders.block_rows(len(coder.W_dec))):
         x = rows.x.to(device)
-        coded = coders.code(coder, x)
+        coded = coders.code(coder, x if rows.read is None else rows.read.to(device))
         row, latent, value = coded.entries
         batch = Batch(rows, x, coded.x_hat, row, latent, value.float())
         for measure in measures:
@@ -103,4 +104,5 @@ def _blocks(batches: Iterable[Rows], size: int) -> Iterator[Rows]:
                 rows.position[part],
                 rows.sequences,
                 rows.kept[part],
+                None if rows.read is None else rows.read[part],
             )

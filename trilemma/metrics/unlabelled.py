@@ -19,7 +19,7 @@ from trilemma.metrics import (
 )
 from trilemma.metrics.baseline import Baseline
 from trilemma.metrics.clusters import Contexts
-from trilemma.metrics.coders import Autoencoder, Coder
+from trilemma.metrics.coders import Autoencoder, Coder, Transcoder
 from trilemma.metrics.coherence import Examples
 from trilemma.metrics.consistency import Classes
 from trilemma.metrics.intervals import NUM_BLOCKS
@@ -148,6 +148,8 @@ class Unlabelled:
             plus[coherent.latent] = coherent.delta_plus - coherent.delta_minus
             columns["coherence"] = plus
         encoder = self._sae.W_enc if isinstance(self._sae, Autoencoder) else None
+        if isinstance(self._sae, Transcoder) and self._sae.is_transcoder:
+            encoder = None
         shape = geometry.geometry(self._sae.W_dec, encoder, is_live=is_live)
         columns["dict_cos"] = shape.dict_cos
         if shape.enc_dec_cos is not None:

@@ -71,6 +71,17 @@ WRONG = [
         JUMPRELU | {"penalty": "tanh", "tanh_scale": 4.0},
         "pre_act_coefficient: missing; it needs one with penalty 'tanh'",
     ),
+    (RELU | {"skip": True}, "skip: has no effect without target_hook; remove it"),
+    (
+        TOPK | {"target_hook": "b", "inference": "matching_pursuit"},
+        "inference: matching_pursuit finds codes in what is reconstructed, which a "
+        "transcoder does not read; remove it or target_hook",
+    ),
+    (
+        TOPK | {"target_hook": "b", "terms": {"end_to_end": {"coefficient": 1.0}}},
+        "terms.end_to_end: reads the activations of one hook alone; remove it or "
+        "target_hook",
+    ),
     (JUMPRELU | {"tanh_scale": 4.0}, "tanh_scale: has no effect with penalty 'step'"),
     (
         JUMPRELU
@@ -100,6 +111,7 @@ def test_settings_that_fit_are_taken() -> None:
         RELU | {"penalty": "lp", "p": 0.5},
         JUMPRELU | {"target_l0": 4.0},
         TOPK | {"resample_every_steps": 100, "resample_until_fraction": 0.5},
+        MATRYOSHKA | {"widths": [2, 8], "target_hook": "b", "skip": True},
     ):
         config = ADAPTER.validate_python(found)
         assert config.model_dump(exclude_unset=True, mode="json") == found

@@ -35,6 +35,18 @@ def a_file(activation: Activation = "topk") -> SAEFile:
     return SAEFile(activation, tensors, k, {"a": [1]}, pursuit)
 
 
+def a_transcoder(activation: Activation, *, has_skip: bool) -> SAEFile:
+    file = a_file(activation)
+    generator = torch.Generator().manual_seed(1)
+    tensors = file.tensors | {
+        "W_dec": torch.randn(8, 5, generator=generator),
+        "b_dec": torch.randn(5, generator=generator),
+    }
+    if has_skip:
+        tensors["W_skip"] = torch.randn(3, 5, generator=generator)
+    return file._replace(tensors=tensors, is_transcoder=True)
+
+
 def change(folder: Path, **values: Any) -> None:
     path = folder / saelens.CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -52,6 +64,47 @@ def test_what_was_written_is_read_back(tmp_path: Path, activation: Activation) -
     assert found.metadata["a"] == [1]
     assert found.tensors.keys() == file.tensors.keys()
     assert all(torch.equal(found.tensors[n], t) for n, t in file.tensors.items())
+
+
+@pytest.mark.parametrize("has_skip", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu", "gated"])
+def test_a_transcoder_that_was_written_is_read_back(
+    tmp_path: Path, activation: Activation, has_skip: bool
+) -> None:
+    file = a_transcoder(activation, has_skip=has_skip)
+    saelens.write(file, tmp_path)
+    found = saelens.read(tmp_path)
+    assert (found.activation, found.k) == (activation, file.k)
+    assert found.is_transcoder
+    assert found.tensors.keys() == file.tensors.keys()
+    assert all(torch.equal(found.tensors[n], t) for n, t in file.tensors.items())
+
+
+def test_a_transcoder_is_named_as_saelens_names_it(tmp_path: Path) -> None:
+    names = {}
+    for activation in ("relu", "jumprelu", "topk"):
+        for has_skip in (False, True):
+            saelens.write(a_transcoder(activation, has_skip=has_skip), tmp_path)
+            config = json.loads((tmp_path / saelens.CONFIG_FILE).read_text())
+            assert (config["d_in"], config["d_out"]) == (3, 5)
+            assert config["apply_b_dec_to_input"] is False
+            names[activation, has_skip] = config["architecture"]
+    assert names == {
+        ("relu", False): "transcoder",
+        ("relu", True): "skip_transcoder",
+        ("jumprelu", False): "jumprelu_transcoder",
+        ("jumprelu", True): "jumprelu_skip_transcoder",
+        ("topk", False): "trilemma_topk_transcoder",
+        ("topk", True): "trilemma_topk_skip_transcoder",
+    }
+
+
+def test_a_transcoder_whose_tensors_do_not_fit_is_refused(tmp_path: Path) -> None:
+    file = a_transcoder("relu", has_skip=True)
+    file.tensors["W_skip"] = torch.zeros(3, 4)
+    saelens.write(file, tmp_path)
+    with pytest.raises(ValueError, match=r"found W_skip of shape \(3, 4\); beside an "):
+        saelens.read(tmp_path)
 
 
 def test_equal_saes_give_equal_bytes(tmp_path: Path) -> None:
