@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trilemma import (
     averaging,
+    exporting,
     held_out,
     kinds,
     learning_rate,
@@ -18,7 +19,6 @@ from trilemma import (
 )
 from trilemma import terms as added_terms
 from trilemma.config.saes import SAEConfig, Training
-from trilemma.formats import folding
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.ranks import ALONE, Ranks
@@ -306,36 +306,16 @@ class Member:
         return weights | averaging.exported(self._means, has_unit_decoder=unit)
 
     def _sae(self, weights: Weights) -> SAE:
-        """Return the SAE of these weights, which may share their memory."""
-        scale = self._target.scale
-        found = self.kind.export(weights, self._averages, scale)
-        tensors, is_transcoder = found.tensors, self._center is not None
-        if "W_skip" in weights:
-            tensors = tensors | {"W_skip": weights["W_skip"]}
-        recorded = {"activation_scale": scale}
-        if self._center is not None:
-            read = self._start.scale
-            tensors = folding.unscaled_input(
-                tensors, scale=read / scale, center=self._center / read
-            )
-            recorded = {"activation_scale": read, "target_scale": scale}
-        last = self.curve[-1] if self.curve else None
-        return SAE(
-            found.activation,
-            **tensors,
-            k=found.k,
-            pursuit=found.pursuit,
-            is_transcoder=is_transcoder,
-            metadata={
-                "training_architecture": self.config.kind,
-                "l0": None if last is None else last["l0"],
-                "trilemma": {
-                    "config": self.config.recorded(),
-                    **recorded,
-                    "num_steps": self.step_index,
-                    "num_tokens": self._tokens,
-                },
-            },
+        return exporting.sae(
+            self.config,
+            self.kind,
+            weights,
+            self._averages,
+            start=self._start,
+            target=self._target,
+            center=self._center,
+            l0=self.curve[-1]["l0"] if self.curve else None,
+            counts={"num_steps": self.step_index, "num_tokens": self._tokens},
         )
 
     def _apply(self, batch: Batch, size: float, is_finite: float) -> None:

@@ -112,7 +112,9 @@ def of_report(report: Report) -> list[Statistics]:
     hooks: dict[str, list[MemberReport]] = {}
     for member in report.members:
         if not member.is_control:
-            hooks.setdefault(str(member.config.get("hook", "")), []).append(member)
+            # Transcoders stand beside the SAEs of the hook that they reconstruct.
+            hook = member.config.get("target_hook") or member.config.get("hook", "")
+            hooks.setdefault(str(hook), []).append(member)
     return [_of_hook(hook, members) for hook, members in hooks.items()]
 
 

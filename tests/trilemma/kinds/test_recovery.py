@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from tests.trilemma.kinds.samples import CONFIGS, start_of
-from tests.trilemma.kinds.transcoders import D_OUT, HOOKS
+from tests.trilemma.kinds.transcoders import HOOKS
 from trilemma import toys
 from trilemma.config.saes import Training
 from trilemma.config.toys import Toy
@@ -18,6 +18,7 @@ LEAST_COSINE = 0.95
 # An encoder may lean away from what the latents beside it read.
 LEAST_READ = 0.8
 STEPS, BATCH = 300, 256
+MLP_OUT = 12
 # Two features are active on average: what k and target_l0 below ask for. Where more
 # latents are kept than there are features, the others fire for conjunctions.
 TOY = Toy(num_features=16, d_in=16, density=0.125, num_tokens=STEPS * BATCH)
@@ -66,7 +67,7 @@ def mlp_cosines(name: str) -> tuple[float, float]:
     """
     x, reads = rows(0), toys.features(TOY)
     generator = torch.Generator().manual_seed(7)
-    writes = functional.normalize(torch.randn(16, D_OUT, generator=generator), dim=1)
+    writes = functional.normalize(torch.randn(16, MLP_OUT, generator=generator), dim=1)
     y = torch.relu(x @ reads.t() - 0.1) @ writes + 0.3
     changes = {"d_sae": 32, "lr": 5e-3} | CHANGES.get(name, {}) | HOOKS
     member = Member(

@@ -136,6 +136,19 @@ def test_a_skip_that_is_right_leaves_nothing_to_the_code() -> None:
     torch.testing.assert_close(terms.forward.x_hat, y)
 
 
+@pytest.mark.parametrize("name", ["topk-skip", "jumprelu-skip", "gated-skip"])
+def test_bfloat16_products_lead_the_same_way(name: str) -> None:
+    config, (x, y) = TRANSCODERS[name], pairs(STEPS * BATCH)
+    curves = [
+        trained_by(
+            transcoder_of(config, x, y, STEPS, precision=precision), x, y, STEPS
+        ).curve
+        for precision in ("float32", "bfloat16")
+    ]
+    losses = [[row["loss"] for row in curve] for curve in curves]
+    assert losses[1] == pytest.approx(losses[0], rel=5e-2)
+
+
 @pytest.mark.parametrize("name", ["topk-skip", "relu-annealed", "batchtopk"])
 def test_a_transcoder_resumes_bit_for_bit(name: str) -> None:
     config, (x, y) = TRANSCODERS[name], pairs(STEPS * BATCH)
