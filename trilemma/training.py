@@ -99,8 +99,9 @@ class Member:
         self._held_out_target = held_out_target
         self._center: Tensor | None = None
         if target is not start:
-            center = start.scaled_center if config.decoder_bias else start.mean * 0.0
-            self._center = center.float().to(device)
+            # Without any bias of the decoder the skip must not leave one either.
+            center = start.scaled_center * config.decoder_bias
+            self._center = center.to(device)
         self.kind = kinds.make(config)
         self._added = added_terms.make(config.terms, self.kind.forward, splice)
         self._gamma = None if gamma is None else gamma.to(device)

@@ -119,6 +119,13 @@ def test_transcoder_beside_others_has_the_bytes_that_it_has_alone(
     assert [member.hook for member in alone.run.family()] == [READ, WRITTEN]
 
 
+def test_transcoders_are_not_held_against_narrower_ones(text_profile, own_home):
+    wider = TRANSCODER.replace("d_sae: 64", "d_sae: 96")
+    plan = planned(text_profile, own_home, f"saes=[{TRANSCODER}, {wider}]")
+    names = [step.name for step in plan.of("evaluation")]
+    assert not [name for name in names if name.startswith("splits-")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_transcoder_resumes_to_the_same_bytes(

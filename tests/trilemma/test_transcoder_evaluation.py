@@ -112,7 +112,7 @@ def test_batches_leave_no_trace_in_what_is_read() -> None:
     parts = measure(
         sae, rows, reads=cut(read_of(rows), list(sizes)), sizes=sizes, lm=tiny_lm()
     ).metrics
-    for name in ("fvu", "kl", "ce_sae", "l0", "rate_bits"):
+    for name in ("fvu", "kl", "ce_sae", "l0", "rate_bits", "additivity_gap"):
         assert parts[name].value == pytest.approx(whole[name].value, rel=1e-5), name
 
 

@@ -49,10 +49,12 @@ class _Form(NamedTuple):
 _READABLE: dict[str, _Form] = (
     {name: _Form(activation) for activation, name in _ARCHITECTURES.items()}
     | dict.fromkeys(_BATCHTOPK, _Form("jumprelu"))
-    | {name: _Form(activation, True) for activation, name in _TRANSCODERS.items()}
     | {
-        name.replace("transcoder", "skip_transcoder"): _Form(activation, True, True)
+        name.replace("transcoder", f"{prefix}transcoder"): _Form(
+            activation, is_transcoder=True, has_skip=bool(prefix)
+        )
         for activation, name in _TRANSCODERS.items()
+        for prefix in ("", "skip_")
     }
 )
 _GATES = ("b_gate", "b_mag", "r_mag")
@@ -85,7 +87,11 @@ def write(file: SAEFile, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     d_in, d_sae = file.tensors["W_enc"].shape
-    form = _Form(file.activation, file.is_transcoder, "W_skip" in file.tensors)
+    form = _Form(
+        file.activation,
+        is_transcoder=file.is_transcoder,
+        has_skip="W_skip" in file.tensors,
+    )
     architecture = next(name for name, each in _READABLE.items() if each == form)
     config: dict[str, Any] = {
         "architecture": architecture,
@@ -156,7 +162,9 @@ def read(folder: str | Path) -> SAEFile:
         tensors = folding.unit_decoder(tensors)
     k = int(config["k"]) if activation == "topk" else None
     metadata = dict(config.get("metadata", {}))
-    return SAEFile(activation, tensors, k, metadata, pursuit, is_transcoder)
+    return SAEFile(
+        activation, tensors, k, metadata, pursuit, is_transcoder=is_transcoder
+    )
 
 
 def _modern(config: dict[str, Any]) -> dict[str, Any]:

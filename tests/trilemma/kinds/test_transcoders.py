@@ -125,6 +125,14 @@ def test_units_of_either_hook_change_nothing_but_the_units(name: str) -> None:
     torch.testing.assert_close(8 * other.export()(far), usual.export()(x))
 
 
+def test_without_a_decoder_bias_a_skip_leaves_none() -> None:
+    x, y = pairs(STEPS * BATCH)
+    config = TRANSCODERS["topk-skip"].model_copy(update={"decoder_bias": False})
+    found = trained_by(transcoder_of(config, x, y, STEPS), x, y, STEPS).export()
+    assert not found.b_dec.any()
+    assert found.W_skip is not None and found.W_skip.any()
+
+
 def test_a_skip_that_is_right_leaves_nothing_to_the_code() -> None:
     config, x = TRANSCODERS["topk-skip"], rows(BATCH)
     weights, kind = disturbed(config), kinds.make(config)
