@@ -18,7 +18,14 @@ from trilemma.config.sources import EmbeddedCorpus, EmbeddedLM, HubCorpus, HubLM
 from trilemma.terms import input_weights
 
 # A stage whose bytes change for equal inputs gets a new number here.
-VERSIONS = dict.fromkeys(STAGES, 1) | {"corpus": 2, "harvest": 3, "training": 4}
+VERSIONS = dict.fromkeys(STAGES, 1) | {
+    "corpus": 2,
+    "harvest": 3,
+    "training": 5,
+    "evaluation": 2,
+    "explanation": 2,
+    "reporting": 2,
+}
 
 # Settings that cannot change a stage's bytes, and why. All others are hashed.
 UNHASHED = {
