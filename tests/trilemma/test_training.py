@@ -76,7 +76,7 @@ def test_a_member_trained_beside_others_equals_one_trained_alone() -> None:
     assert_same(alone.state(), family["topk"].state())
 
 
-@pytest.mark.parametrize("kind", set(CONFIGS) - {"relu-decoder-norm"})
+@pytest.mark.parametrize("kind", sorted(CONFIGS.keys() - {"relu-decoder-norm"}))
 def test_decoder_rows_keep_unit_norm(kind: str) -> None:
     x = rows(STEPS * BATCH)
     member = fresh(CONFIGS[kind], x)
