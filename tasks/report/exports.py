@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.report import definitions
+from tasks.report import labels
 from tasks.report.records import MemberReport, Report
 from tasks.report.statistics import Statistics
 
@@ -110,12 +110,12 @@ def _explained(member: MemberReport) -> tuple[dict[int, str], dict[int, float]]:
     texts = {
         e["latent"]: e["text"]
         for e in member.explanations
-        if e["status"] == definitions.EXPLAINED
+        if e["status"] == labels.EXPLAINED
     }
     scores = {
-        e["latent"]: e["scores"][definitions.F1]["value"]
+        e["latent"]: e["scores"][labels.F1]["value"]
         for e in member.explanations
-        if definitions.F1 in e["scores"]
+        if labels.F1 in e["scores"]
     }
     return texts, scores
 

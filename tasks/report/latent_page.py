@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tasks.report import definitions, formatting, histogram, tables
+from tasks.report import formatting, histogram, labels, tables
 from tasks.report.histogram import Histogram
 from tasks.report.records import Json, MemberReport
 from tasks.report.tables import Cell
@@ -91,7 +91,7 @@ def _page(
         text=explanation["text"],
         status=explanation["status"],
         scores=tuple(
-            Score(name, definitions.SCORES.get(name, ""), tables.cell(scalar))
+            Score(name, labels.SCORES.get(name, ""), tables.cell(scalar))
             for name, scalar in scores.items()
         ),
         facts=_facts(member, explanation, row),
@@ -103,7 +103,7 @@ def _page(
         ),
         silent=formatting.count(counts["zero"]),
         groups=_groups(explanation),
-        is_explained=explanation["status"] == definitions.EXPLAINED,
+        is_explained=explanation["status"] == labels.EXPLAINED,
         previous=previous,
         next=following,
     )
@@ -114,7 +114,7 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     facts = []
     if row is not None:
-        for name, label in definitions.LATENT_LABELS.items():
+        for name, label in labels.LATENT_LABELS.items():
             if name in member.latents:
                 facts.append((label, _shown(name, member.column(name)[row])))
     available = formatting.count(explanation["num_available"])
@@ -140,7 +140,7 @@ def _groups(explanation: Json) -> tuple[Group, ...]:
         if examples:
             groups.append(
                 Group(
-                    definitions.GROUP_LABELS.get(group["name"], group["name"]),
+                    labels.GROUP_LABELS.get(group["name"], group["name"]),
                     _note(group),
                     tuple(_example(example, largest) for example in examples),
                 )

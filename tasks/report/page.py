@@ -13,9 +13,9 @@ from plotly import offline
 
 from tasks.report import (
     comparison,
-    definitions,
     exports,
     histogram,
+    labels,
     latent_page,
     plots,
     proxies,
@@ -183,7 +183,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals["style"] = Markup(_read("style.css"))
-    environment.globals["definitions"] = definitions
+    environment.globals["labels"] = labels
     return environment
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tasks.report import definitions
+from tasks.report import labels
 from tasks.report.records import MemberReport, Report
 from trilemma.metrics.scalar import Scalar
 
@@ -168,7 +168,7 @@ def _family_trace(
     colour = COLOURS[index % len(COLOURS)]
     height = ("top", "bottom")[index % 2]
     trace = _trace(
-        definitions.KIND_LABELS.get(kind, kind),
+        labels.KIND_LABELS.get(kind, kind),
         points,
         line={"color": colour, "width": 1.5},
         symbol=SYMBOLS[index % len(SYMBOLS)],

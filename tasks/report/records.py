@@ -28,7 +28,8 @@ class MemberReport:
     metrics: Mapping[str, Json]
     """Each metric's scalar, as its `_asdict()`."""
     controls: Mapping[str, Mapping[str, Json]]
-    """`pca` at this SAE's rate and `frozen_random` at its l0, as metrics are."""
+    """`pca` at this SAE's rate, `frozen_random` at its l0 and, of a toy, `monosemantic`
+    there too; each as metrics are."""
     latents: Mapping[str, Sequence[Any]]
     """Columns of equal length, one row for each latent; read them with `column`."""
     explanations: Sequence[Json]

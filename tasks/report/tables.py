@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tasks.report import comparison, definitions, formatting
+from tasks.report import comparison, definitions, formatting, labels
 from tasks.report.comparison import Subject, Verdict
 from tasks.report.definitions import Definition
 from tasks.report.records import Json, MemberReport, Report
@@ -57,6 +57,9 @@ class ControlRow(NamedTuple):
     l0: Cell
     random_fvu: Cell
     random_marks: tuple[str, ...]
+    monosemantic_rate: Cell
+    """Of a toy's own features at this l0; empty where they are not known."""
+    monosemantic_fvu: Cell
 
 
 class SplitRow(NamedTuple):
@@ -65,7 +68,7 @@ class SplitRow(NamedTuple):
     narrow: str
     wide: str
     cells: tuple[Cell, ...]
-    """In the order of `definitions.SPLITS`."""
+    """In the order of `labels.SPLITS`."""
     most_split: tuple[str, ...]
     """The latents of most children, with these."""
 
@@ -169,7 +172,7 @@ def undefined(subjects: Sequence[Subject]) -> list[UndefinedRow]:
 
 
 def controls(report: Report) -> list[ControlRow]:
-    """Return each trained SAE beside PCA at its rate and frozen-random at its l0."""
+    """Return each trained SAE beside its controls on equal terms."""
     rows = []
     for member in report.members:
         if member.is_control or not member.controls:
@@ -177,6 +180,7 @@ def controls(report: Report) -> list[ControlRow]:
         own = member.scalars()
         pca = member.control("pca").get("fvu")
         random = member.control("frozen_random").get("fvu")
+        monosemantic = member.control("monosemantic")
         rows.append(
             ControlRow(
                 name=member.name,
@@ -187,6 +191,8 @@ def controls(report: Report) -> list[ControlRow]:
                 l0=cell(own.get("l0")),
                 random_fvu=cell(random),
                 random_marks=_unless_better(own.get("fvu"), random),
+                monosemantic_rate=cell(monosemantic.get("rate_bits")),
+                monosemantic_fvu=cell(monosemantic.get("fvu")),
             )
         )
     return rows
@@ -209,7 +215,7 @@ def splits(report: Report) -> list[SplitRow]:
             SplitRow(
                 couple["narrow"],
                 couple["wide"],
-                tuple(cell(found[name]) for name in definitions.SPLITS),
+                tuple(cell(found[name]) for name in labels.SPLITS),
                 tuple(
                     f"{split['latent']}: {', '.join(map(str, split['children']))}"
                     for split in couple["most_split"]
@@ -235,8 +241,8 @@ def latents(report: Report) -> list[LatentRow]:
                     ),
                     is_explained=_is_explained(explanation),
                     text=explanation["text"],
-                    f1=cell(scores.get(definitions.F1)),
-                    shuffled=cell(scores.get(definitions.SHUFFLED_F1)),
+                    f1=cell(scores.get(labels.F1)),
+                    shuffled=cell(scores.get(labels.SHUFFLED_F1)),
                 )
             )
     return rows
@@ -247,7 +253,7 @@ def explained(report: Report) -> list[ExplainedRow]:
     rows = []
     for member in report.members:
         scored = [scalars(explanation["scores"]) for explanation in member.explanations]
-        f1s = _values(scored, definitions.F1)
+        f1s = _values(scored, labels.F1)
         if member.explanations:
             rows.append(
                 ExplainedRow(
@@ -255,7 +261,7 @@ def explained(report: Report) -> list[ExplainedRow]:
                     len(scored),
                     sum(map(_is_explained, member.explanations)),
                     _median(f1s),
-                    _median(_values(scored, definitions.SHUFFLED_F1)),
+                    _median(_values(scored, labels.SHUFFLED_F1)),
                 )
             )
     return rows
@@ -276,7 +282,7 @@ def scalars(scores: Mapping[str, Mapping[str, object]]) -> dict[str, Scalar]:
 
 
 def _is_explained(explanation: Json) -> bool:
-    return bool(explanation["status"] == definitions.EXPLAINED)
+    return bool(explanation["status"] == labels.EXPLAINED)
 
 
 def _values(scored: Sequence[Mapping[str, Scalar]], name: str) -> list[float]:

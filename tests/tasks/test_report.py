@@ -12,7 +12,7 @@ import plotly.graph_objects
 import pyarrow.parquet
 import pytest
 
-from tasks.report import definitions, formatting, proxies, write
+from tasks.report import formatting, labels, proxies, write
 from tasks.report.comparison import Verdict, subjects, verdict
 from tasks.report.plots import curves, scatters
 from tasks.report.rate_plot import rate_curves
@@ -244,6 +244,15 @@ def test_a_family_without_controls_curves_or_explanations_has_a_report(
     assert "Plotly" not in page
 
 
+def test_a_toy_shows_what_its_own_features_cost(tmp_path: Path) -> None:
+    of_features = {"rate_bits": scalar(77.25), "fvu": scalar(0.0625)}
+    toy = member(controls={"monosemantic": of_features})
+    page = index(report(toy, has_features=True), tmp_path)
+    assert "rate_bits of monosemantic at this l0" in page
+    assert "77.2" in page
+    assert "monosemantic at this l0" not in index(report(toy), tmp_path / "text")
+
+
 def test_a_toy_shows_participation(tmp_path: Path) -> None:
     toy = member(latents={"latent": [0], "density": [0.1], "participation": [1.5]})
     page = index(report(toy, has_features=True), tmp_path)
@@ -312,7 +321,7 @@ def test_a_slug_may_not_leave_its_folder() -> None:
 COUPLE = {
     "narrow": "topk-k16",
     "wide": HOSTILE,
-    "metrics": {name: scalar(0.5) for name in definitions.SPLITS},
+    "metrics": {name: scalar(0.5) for name in labels.SPLITS},
     "most_split": [{"latent": 7, "children": [3, 21]}],
 }
 
