@@ -8,8 +8,11 @@ INSTALL = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet
 demo: .venv/.installed
 	$(BIN)/python -m flows run configs/quickstart.yaml
 
+# A process for each core, up to eight; threads inside them would only get in each
+# other's way.
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 \
+		--dist loadfile
 
 # The report is opened in a browser, which comes from Debian.
 test-slow: .venv/.installed-slow
