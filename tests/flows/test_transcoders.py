@@ -25,6 +25,8 @@ SHORT = (
     "corpus.max_tokens=20_000",
     "evaluation.ce_seqs=16",
     "evaluation.rate_tokens=500",
+    "evaluation.rate_ce_seqs=2",
+    "evaluation.cause_seqs=2",
 )
 SAE = f"{{kind: topk, d_sae: 64, k: 4, hook: {READ}}}"
 TRANSCODER = (

@@ -98,17 +98,7 @@ def test_the_features_of_a_toy_are_found(name: str, seed: int) -> None:
     assert mean_max_cosine(name, seed) >= LEAST_COSINE
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("jumprelu", "batchtopk"),
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in CONFIGS
-            if name not in ("jumprelu", "batchtopk")
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_the_neurons_of_a_sparse_mlp_are_found(name: str) -> None:
     written, read = mlp_cosines(name)
     assert written >= LEAST_COSINE
