@@ -111,12 +111,15 @@ def bin_width(
     """Return the largest common bin width whose quantisation the SAE can afford.
 
     That is the width at which `fvu` over the probes rises by `tolerance`, relative.
-    None where nothing fires, so that there is nothing to quantise. One width for all
-    latents follows Ayonrinde, Pearce and Sharkey 2024, section 3 (their epsilon).
+    None where nothing fires, so that there is nothing to quantise; where no probe
+    fires, nothing is lost there and one bin holds all. One width for all latents
+    follows Ayonrinde, Pearce and Sharkey 2024, section 3 (their epsilon).
     """
+    if len(codes.value) == 0:
+        return None
     trial = Trial(codes, probes, W_dec)
     if len(trial.value) == 0:
-        return None
+        return 2 * float(codes.value.max())
     allowed = trial.allowed(tolerance)
     finest = FINEST * float(trial.value.max())
     # Uniform errors in (-width/2, width/2) of unit rows raise the squared error by

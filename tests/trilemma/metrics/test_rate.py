@@ -10,7 +10,10 @@ from tests.trilemma.metrics.code_samples import (
     codes_of,
     sparse_acts,
 )
-from trilemma.metrics import rate
+from trilemma.config.stages import Evaluation
+from trilemma.metrics import rate, rates
+from trilemma.metrics.scalar import Scalar
+from trilemma.metrics.tally import Sample
 
 
 def mean_bits(acts: Tensor, width: float) -> float:
@@ -125,6 +128,36 @@ def test_a_code_that_never_fires_has_no_width() -> None:
         codes_of(torch.zeros(10, 3)), probes, torch.ones(3, 2), tolerance=0.01
     )
     assert found is None
+
+
+def test_one_bin_holds_all_where_no_probe_fires() -> None:
+    acts = sparse_acts(500, 4, 0.2) * (torch.arange(500) >= 100)[:, None]
+    probes = rate.Probes(np.arange(100), torch.ones(100, 4), squared_deviation=1.0)
+    codes = codes_of(acts)
+    width = rate.bin_width(codes, probes, torch.eye(4), tolerance=0.01)
+    expected = binary_entropy((acts > 0).double().mean(0)).sum()
+    found = rate.code_length(codes, rate.symbols(codes, width)).bits.mean()
+    assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_every_rate_has_a_value_where_no_probe_fires() -> None:
+    acts = sparse_acts(500, 4, 0.2) * (torch.arange(500) >= 100)[:, None]
+    probes = rate.Probes(np.arange(100), torch.ones(100, 4), squared_deviation=1.0)
+    known = Scalar(
+        0.5, None, None, n=500, unit="1", method="", metric_version=1, seed=None
+    )
+    found = rates.measure(
+        Sample(codes_of(acts), probes),
+        torch.eye(4),
+        Evaluation(num_resamples=50),
+        fvu=known,
+        l0=known,
+        ce_rise=lambda width: 0.0,
+        parents=None,
+    ).metrics
+    support = float(binary_entropy((acts > 0).double().mean(0)).sum())
+    for name in ("rate_bits", "rate_bits_per_latent", "rate_bits_ce"):
+        assert found[name].value == pytest.approx(support), name
 
 
 def test_a_perfect_reconstruction_still_has_a_finite_rate() -> None:
