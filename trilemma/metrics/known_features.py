@@ -36,7 +36,8 @@ class PairCounts(NamedTuple):
 class KnownFeatures:
     """The measure: counts over the held-out rows of a toy.
 
-    A feature's latent is that of the best matching of decoder rows with features.
+    A feature's latent is that of the best matching of decoder rows with features. Of
+    pairs those count whose latents both fired somewhere; a silent latent is no one's.
     """
 
     def __init__(self, coder: Coder, toy: Toy) -> None:
@@ -48,6 +49,8 @@ class KnownFeatures:
         self.tied = concepts.related(toy)
         """The toy's tied pairs."""
         self._pairs = self.tied[(latent[self.tied] >= 0).all(1)].to(device)
+        self._other = _elsewhere(toy, self._pairs[:, 1])
+        self._latent_of = latent.to(device)
         feature = (latent >= 0).nonzero()[:, 0]
         self._feature_of = torch.full((d_sae,), -1)
         self._feature_of[latent[feature]] = feature
@@ -59,7 +62,7 @@ class KnownFeatures:
         self._rows, self._fired = zeros(), zeros(d_sae)
         self._present, self._both = zeros(num_features), zeros(d_sae, num_features)
         self._sizes = torch.zeros(num_features + 1, dtype=torch.float64, device=device)
-        self._pair_sums = [zeros() for _ in PairCounts._fields]
+        self._pair_sums = [zeros(len(self._pairs)) for _ in PairCounts._fields]
 
     def add(self, batch: Batch) -> None:
         """Count what the rows of a batch have."""
@@ -80,8 +83,9 @@ class KnownFeatures:
         _count(self._both, place[entry] * active.shape[1] + feature)
         if len(self._pairs) > 0:
             events = self._pair_events(batch, active)
-            for sums, number in zip(self._pair_sums, events, strict=True):
-                sums.index_add_(0, block, number.sum(1).double())
+            for sums, event in zip(self._pair_sums, events, strict=True):
+                row, pair = event.nonzero().t()
+                _count(sums, block[row] * len(self._pairs) + pair)
 
     def counts(self) -> list[Counts]:
         """Return the counts of each block of documents that has rows."""
@@ -96,7 +100,17 @@ class KnownFeatures:
 
     def pair_counts(self) -> PairCounts:
         """Return the counts of tied pairs, summed over the pairs, for each block."""
-        return PairCounts(*(sums.cpu().numpy() for sums in self._pair_sums))
+        fired = self._fired.sum(0) > 0
+        is_live = (self._latent_of >= 0) & fired[self._latent_of.clamp(min=0)]
+        kept = is_live[self._pairs].all(1)
+        controlled = kept & is_live[self._other]
+        masks = (kept, kept, kept, controlled, controlled)
+        return PairCounts(
+            *(
+                sums[:, mask].sum(1).cpu().numpy()
+                for sums, mask in zip(self._pair_sums, masks, strict=True)
+            )
+        )
 
     @property
     def is_exactly_budgeted(self) -> bool:
@@ -118,10 +132,8 @@ class KnownFeatures:
         fires[batch.row[of_entry >= 0], of_entry[of_entry >= 0]] = True
         first, second = self._pairs[:, 0], self._pairs[:, 1]
         both = active[:, first] & active[:, second]
-        control, other = torch.zeros_like(both), second
-        if self.toy.tree is not None and self.toy.num_features > self.toy.tree.size:
-            # The same place in the next tree.
-            other = (second + self.toy.tree.size) % self.toy.num_features
+        control, other = torch.zeros_like(both), self._other
+        if has_two_trees(self.toy):
             parent, child = self.tied.to(active.device).t()
             children = torch.zeros_like(active, dtype=torch.int64)
             children.index_add_(1, parent, active[:, child].long())
@@ -133,6 +145,17 @@ class KnownFeatures:
             control,
             control & ~fires[:, first] & fires[:, other],
         )
+
+
+def has_two_trees(toy: Toy) -> bool:
+    """Return whether a child has another tree's to be compared with."""
+    return toy.tree is not None and toy.num_features > toy.tree.size
+
+
+def _elsewhere(toy: Toy, child: Int64[Tensor, " pair"]) -> Int64[Tensor, " pair"]:
+    """Return what has a child's place in the next tree, the child where none is."""
+    size = 0 if toy.tree is None else toy.tree.size
+    return (child + size) % toy.num_features
 
 
 def _count(sums: Float64[Tensor, "*shape"], place: Int64[Tensor, " event"]) -> None:

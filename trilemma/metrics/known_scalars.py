@@ -10,10 +10,11 @@ from trilemma import toys
 from trilemma.metrics import activated, disentanglement, intervals, recovery
 from trilemma.metrics.disentanglement import Counts
 from trilemma.metrics.intervals import NUM_BLOCKS
-from trilemma.metrics.known_features import KnownFeatures, PairCounts
+from trilemma.metrics.known_features import KnownFeatures, PairCounts, has_two_trees
 from trilemma.metrics.scalar import Scalar
 
 METRIC_VERSION = 1
+_SILENT = "no latent fires"
 _JACKKNIFE = f"jackknife over {NUM_BLOCKS} document blocks"
 _METHODS = {
     "f1_gap": "1 - best F1 of firing against a feature; firing-weighted mean",
@@ -56,7 +57,7 @@ def _of_firings(known: KnownFeatures) -> dict[str, Scalar]:
             value,
             np.array([each[name] for each in left_out]),
             n=int(whole.rows),
-            reason="no latent fires",
+            reason=_SILENT,
         )
         for name, value in disentanglement.means(whole).items()
     }
@@ -66,8 +67,17 @@ def _of_pairs(known: KnownFeatures) -> dict[str, Scalar]:
     blocks = known.pair_counts()
     whole = PairCounts(*(part.sum() for part in blocks))
     left_out = PairCounts(*(part.sum() - part for part in blocks))
-    untied = "the toy ties no two features that have latents"
-    no_trees = "the toy has not two trees whose features have latents"
+    untied = "no two tied features whose latents fire are present together"
+    no_control = (
+        "no parent whose latent fires is present without its children, beside another "
+        "tree's child whose latent fires"
+    )
+    if len(known.tied) == 0:
+        untied = "the toy ties no two features"
+    elif not sum(part.fired.sum() for part in known.counts()):
+        untied = _SILENT
+    if not has_two_trees(known.toy):
+        no_control = "the toy has not two trees"
 
     def scalar(
         name: str,
@@ -79,7 +89,9 @@ def _of_pairs(known: KnownFeatures) -> dict[str, Scalar]:
         )
 
     return {
-        "absorb_gt": scalar("absorb_gt", _absorption, no_trees),
+        "absorb_gt": scalar(
+            "absorb_gt", _absorption, no_control if whole.both > 0 else untied
+        ),
         "co_activation": scalar("co_activation", _co_activation, untied),
     }
 
@@ -118,7 +130,6 @@ def _of_directions(
     cosine = recovery.cosines(directions, features)
     found = recovery.recovery(cosine) if num_live else None
     null = recovery.null_mcc(num_live, features, seed=seed) if num_live else None
-    silent = "no latent fires"
     methods = {
         "mcc": "exact; mean |cos| of the best matching of live latents with features",
         "uniqueness": "exact; features nearest to some live latent, over live latents",
@@ -126,13 +137,13 @@ def _of_directions(
         f"{recovery.RECALL_COSINE:g}",
     }
     return {
-        name: scalar(getattr(found, name, None), method, silent)
+        name: scalar(getattr(found, name, None), method, _SILENT)
         for name, method in methods.items()
     } | {
         "mcc_null": scalar(
             None if null is None else float(null.mean()),
             f"mcc of random directions, mean and extremes of {recovery.NULL_DRAWS}",
-            silent,
+            _SILENT,
         )._replace(
             ci_low=None if null is None else float(null.min()),
             ci_high=None if null is None else float(null.max()),
