@@ -559,6 +559,13 @@ def test_a_known_toy_says_which_features_latents_stand_for(config: Evaluation) -
     assert control["polysemanticity"].value == pytest.approx(1, abs=1e-6)
 
 
+def test_a_feature_is_shown_with_what_every_row_has(config: Evaluation) -> None:
+    toy = Toy(num_features=16, d_in=24, ctx=CTX, bias=3.0)
+    sae = tied(toys.features(toy))
+    sae.b_dec = toys.bias(toy)
+    assert value(known(sae, config, toy), "activated_features") == 1
+
+
 def test_what_monosemanticity_costs_is_measured_beside_its_theory(
     config: Evaluation,
 ) -> None:

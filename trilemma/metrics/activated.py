@@ -23,14 +23,15 @@ FIRING_SHARE = 0.5
 
 @torch.inference_mode()
 def one_hot(
-    coder: Coder, features: Float[Tensor, "num_features d_in"]
+    coder: Coder, shown: Float[Tensor, "num_features d_in"]
 ) -> Float64[np.ndarray, " d_sae"]:
     """Return how many features, each shown alone, every latent answers to.
 
+    What is shown is a row that has one feature: the feature, and what all rows have.
     NaN for a latent that answers to none: one that fires only where two features occur
     together is not seen by features shown alone.
     """
-    answer = coder.encode(features.to(coder.W_dec)).abs().double()
+    answer = coder.encode(shown.to(coder.W_dec)).abs().double()
     strongest = answer.amax(0)
     count = (answer >= RESPONSE_SHARE * strongest).sum(0).double()
     return count.where(strongest > 0, torch.nan).cpu().numpy()

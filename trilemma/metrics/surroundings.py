@@ -51,7 +51,7 @@ def of_known_features(
     """
     live, num_fired = measured.num_fired > 0, measured.num_fired
     metrics = known_scalars.scalars(known, live=live, seed=bench.config.seed)
-    answers = activated.one_hot(sae, toys.features(known.toy))
+    answers = activated.one_hot(sae, toys.features(known.toy) + toys.bias(known.toy))
     cofiring = known_scalars.cofiring(known)
     metrics |= activated.scalars(answers, cofiring)
     columns = known_scalars.latent_facts(known)._asdict() | {
