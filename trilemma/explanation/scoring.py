@@ -113,6 +113,7 @@ def scores(
         np.stack([den for _, den, _ in columns.values()], axis=1),
         num_resamples=num_resamples,
         seed=seed,
+        bounds=[intervals.SHARE] * len(columns),
     )
     found = dict(zip(columns, ratios, strict=True))
     reasons = {name: reason for name, (_, _, reason) in columns.items()}
@@ -123,7 +124,11 @@ def scores(
     if shuffled is not None:
         tp, fp, fn, *_ = _table(shuffled).T
         found["shuffled_f1"] = intervals.bootstrap_ratio(
-            2 * tp, 2 * tp + fp + fn, num_resamples=num_resamples, seed=seed
+            2 * tp,
+            2 * tp + fp + fn,
+            num_resamples=num_resamples,
+            seed=seed,
+            bounds=intervals.SHARE,
         )
         reasons["shuffled_f1"] = neither
     return {

@@ -83,7 +83,11 @@ def gaps(
 def scalars(found: Gaps, config: Evaluation) -> dict[str, Scalar]:
     """Return `additivity_gap`: 0 where effects add up exactly."""
     interval = intervals.bootstrap_ratio(
-        found.gap, found.joint, num_resamples=config.num_resamples, seed=config.seed
+        found.gap,
+        found.joint,
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+        bounds=intervals.NOT_NEGATIVE,
     )
     undefined = "no position where two latents fire, or where they change a logit"
     return {

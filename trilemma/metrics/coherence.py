@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trilemma.metrics import intervals, scalar
+from trilemma.metrics.intervals import SHARE, Bounds
 from trilemma.metrics.reservoir import Reservoir
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
@@ -108,16 +109,30 @@ class Examples:
 
 def scalars(found: Coherence, *, num_resamples: int, seed: int) -> dict[str, Scalar]:
     """Return means over the drawn latents, with intervals for having drawn these."""
+    of_two_cosines = Bounds(-2.0, 2.0)
     methods = {
-        "delta_plus": "cosine of contexts: two firings, less firing and silence",
-        "delta_minus": "cosine of contexts: silence and firing, less two silences",
-        "solved": "share of deciles in which delta_plus exceeds delta_minus",
+        "delta_plus": (
+            "cosine of contexts: two firings, less firing and silence",
+            of_two_cosines,
+        ),
+        "delta_minus": (
+            "cosine of contexts: silence and firing, less two silences",
+            of_two_cosines,
+        ),
+        "solved": (
+            "share of deciles in which delta_plus exceeds delta_minus",
+            SHARE,
+        ),
     }
     metrics = {}
-    for name, method in methods.items():
+    for name, (method, bounds) in methods.items():
         values: Float64[np.ndarray, " drawn"] = getattr(found, name)
         interval = intervals.bootstrap_ratio(
-            values, np.ones_like(values), num_resamples=num_resamples, seed=seed
+            values,
+            np.ones_like(values),
+            num_resamples=num_resamples,
+            seed=seed,
+            bounds=bounds,
         )
         metrics[f"coherence_{name}"] = scalar.pure_number(
             interval.value,

@@ -5,6 +5,7 @@ from jaxtyping import Int64
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import ratios
+from trilemma.metrics.intervals import NOT_NEGATIVE, SHARE
 from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.tally import Tally
@@ -24,10 +25,15 @@ def scalars(tally: Tally, config: Evaluation) -> dict[str, Scalar]:
     found = ratios.bootstrapped(
         {
             "l0": Ratio(
-                firings, tokens, "latents/token", "mean of nonzero latents", none
+                firings,
+                tokens,
+                "latents/token",
+                "mean of nonzero latents",
+                none,
+                NOT_NEGATIVE,
             ),
             "density": Ratio(
-                firings, tokens * d_sae, "1", "mean over all latents", none
+                firings, tokens * d_sae, "1", "mean over all latents", none, SHARE
             ),
         },
         tokens,

@@ -1,6 +1,7 @@
 """Intervals whose unit of sampling is the document: bootstrap and jackknife."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,16 @@ class Interval(NamedTuple):
     """As `ci_low`."""
 
 
+class Bounds(NamedTuple):
+    """Between what a quantity lies by construction, whatever the sample."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+UNBOUNDED = Bounds()
+NOT_NEGATIVE = Bounds(low=0.0)
+SHARE = Bounds(0.0, 1.0)
 UNDEFINED = Interval(None, None, None)
 
 
@@ -37,6 +48,7 @@ def bootstrap_ratio(
     num_resamples: int,
     seed: int,
     min_denominator: float = 0.0,
+    bounds: Bounds = UNBOUNDED,
 ) -> Interval:
     """Return `sum(num) / sum(den)` with its interval; see `bootstrap_ratios`.
 
@@ -50,6 +62,7 @@ def bootstrap_ratio(
         num_resamples=num_resamples,
         seed=seed,
         min_denominator=min_denominator,
+        bounds=[bounds],
     )[0]
 
 
@@ -60,6 +73,7 @@ def bootstrap_ratios(
     num_resamples: int,
     seed: int,
     min_denominator: float | Float64[np.ndarray, " ratio"] = 0.0,
+    bounds: Sequence[Bounds] | None = None,
 ) -> list[Interval]:
     """Return many ratios with their intervals, on the same resamples of documents.
 
@@ -67,6 +81,7 @@ def bootstrap_ratios(
     drawn with replacement, and what is resampled is the ratio's error over its own
     standard error, to first order. Percentiles of the ratio itself would be too narrow
     where documents are few or unlike each other; `docs/metrics.md` has the figures.
+    No interval passes its ratio's bounds.
     """
     num = np.asarray(num, dtype=np.float64)
     den = np.asarray(den, dtype=np.float64)
@@ -92,7 +107,9 @@ def bootstrap_ratios(
         low, high = _studentised_errors(kept, num_documents=num_behind)
         spread = _standard_error(num[:, i], den[:, i])
         ends = value[i] - spread * high, value[i] - spread * low
-        found.append(_bounded(Interval(float(value[i]), *ends), num[:, i], den[:, i]))
+        least_value, most = UNBOUNDED if bounds is None else bounds[i]
+        low, high = (float(np.clip(end, least_value, most)) for end in ends)
+        found.append(Interval(float(value[i]), low, high))
     return found
 
 
@@ -151,21 +168,6 @@ def _standard_error(
     left_out = (num.sum() - num) / (den.sum() - den)
     share = (len(num) - 1) / len(num)
     return float(np.sqrt(share * ((left_out - left_out.mean()) ** 2).sum()))
-
-
-def _bounded(
-    interval: Interval,
-    num: Float64[np.ndarray, " document"],
-    den: Float64[np.ndarray, " document"],
-) -> Interval:
-    """Return the interval cut to where a ratio of such sums can lie."""
-    value, low, high = interval
-    assert low is not None and high is not None
-    if (den >= 0).all() and (num >= 0).all():
-        low = max(low, 0.0)
-    if (den >= 0).all() and (num <= den).all():
-        high = min(high, 1.0)
-    return Interval(value, float(low), float(high))
 
 
 def percentile(

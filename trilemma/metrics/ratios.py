@@ -8,6 +8,7 @@ from jaxtyping import Float64
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import intervals
+from trilemma.metrics.intervals import Bounds
 from trilemma.metrics.scalar import Scalar
 
 
@@ -20,6 +21,8 @@ class Ratio(NamedTuple):
     method: str
     undefined: str
     """What it means that the denominator is not above `least`."""
+    bounds: Bounds
+    """Between what it lies whatever the sample, so its interval too."""
     least: float = 0.0
 
 
@@ -38,6 +41,7 @@ def bootstrapped(
         num_resamples=config.num_resamples,
         seed=config.seed,
         min_denominator=np.array([ratio.least for ratio in ratios.values()]),
+        bounds=[ratio.bounds for ratio in ratios.values()],
     )
     return {
         name: Scalar(

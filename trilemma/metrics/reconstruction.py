@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import distortion, intervals, ratios
 from trilemma.metrics.baseline import Baseline
-from trilemma.metrics.intervals import NUM_BLOCKS
+from trilemma.metrics.intervals import NOT_NEGATIVE, NUM_BLOCKS, Bounds
 from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
@@ -95,14 +95,23 @@ def scalars(
         sums.squared_norm,
     )
     varying = _LEAST_SPREAD * float(norm.sum())
+    at_most_1 = Bounds(high=1.0)
     zero, none = "the held-out activations are all zero", "no token was counted"
     found = {
         "fvu": Ratio(
-            error, deviation, "1", "pooled |x - x_hat|^2 / |x - mean|^2", _FLAT, varying
+            error,
+            deviation,
+            "1",
+            "pooled |x - x_hat|^2 / |x - mean|^2",
+            _FLAT,
+            NOT_NEGATIVE,
+            varying,
         ),
-        "ev": Ratio(deviation - error, deviation, "1", "1 - fvu", _FLAT, varying),
+        "ev": Ratio(
+            deviation - error, deviation, "1", "1 - fvu", _FLAT, at_most_1, varying
+        ),
         "ev_uncentred": Ratio(
-            norm - error, norm, "1", "1 - pooled |x - x_hat|^2 / |x|^2", zero
+            norm - error, norm, "1", "1 - pooled |x - x_hat|^2 / |x|^2", zero, at_most_1
         ),
         "ev_ratio_mean": Ratio(
             sums.explained_share,
@@ -110,18 +119,34 @@ def scalars(
             "1",
             "mean over tokens of 1 - |x - x_hat|^2 / |x - mean|^2",
             _FLAT,
+            at_most_1,
         ),
-        "mse": Ratio(error, tokens, "act^2", "mean of |x - x_hat|^2", none),
+        "mse": Ratio(
+            error, tokens, "act^2", "mean of |x - x_hat|^2", none, NOT_NEGATIVE
+        ),
         "mse_per_dim": Ratio(
-            error, tokens * d_in, "act^2", "mean of |x - x_hat|^2 / d_in", none
+            error,
+            tokens * d_in,
+            "act^2",
+            "mean of |x - x_hat|^2 / d_in",
+            none,
+            NOT_NEGATIVE,
         ),
-        "cos": Ratio(sums.cosine, tokens, "1", "mean cosine of x and x_hat", none),
+        "cos": Ratio(
+            sums.cosine,
+            tokens,
+            "1",
+            "mean cosine of x and x_hat",
+            none,
+            Bounds(-1.0, 1.0),
+        ),
         "gamma": Ratio(
             sums.squared_norm_hat,
             sums.inner,
             "1",
             "pooled |x_hat|^2 / x . x_hat",
             "the sum of x . x_hat is not above zero",
+            NOT_NEGATIVE,
         ),
     }
     scalar = ratios.bootstrapped(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import intervals
-from trilemma.metrics.intervals import Interval
+from trilemma.metrics.intervals import Bounds, Interval
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import Batch
 
@@ -161,6 +161,11 @@ _REPORTED: Mapping[str, Callable[..., _Values]] = {
     "hoyer": hoyer,
     "pq_mean": _pq_mean,
 }
+_BOUNDS = {
+    "gini": intervals.SHARE,
+    "hoyer": intervals.SHARE,
+    "pq_mean": Bounds(-1.0, 0.0),
+}
 _METHODS = {
     "gini": "mean Gini index of a token's code",
     "hoyer": "mean Hoyer sparsity of a token's code",
@@ -205,6 +210,7 @@ class Sparsity:
             np.repeat(num_coded[:, None], len(_REPORTED), axis=1),
             num_resamples=config.num_resamples,
             seed=config.seed,
+            bounds=[_BOUNDS[name] for name in _REPORTED],
         )
         return {
             name: _scalar(

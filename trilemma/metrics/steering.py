@@ -87,25 +87,33 @@ def scalars(found: Effects, config: Evaluation) -> dict[str, Scalar]:
     num_latents = found.kl.shape[1]
     added = "its mean activation when firing added to every token"
     columns = {
-        "steer_kl": (found.kl, "nats/token", f"KL(clean | steered), {added}"),
+        "steer_kl": (
+            found.kl,
+            "nats/token",
+            f"KL(clean | steered), {added}",
+            intervals.NOT_NEGATIVE,
+        ),
         "steer_kl_random": (
             found.random_kl,
             "nats/token",
             "the same, along a random direction of that length",
+            intervals.NOT_NEGATIVE,
         ),
         "steer_top1_shift": (
             found.shifted,
             "1",
             f"share of most likely tokens that change, {added}",
+            intervals.SHARE,
         ),
     }
     scalars = {}
-    for name, (sums, unit, method) in columns.items():
+    for name, (sums, unit, method, bounds) in columns.items():
         interval = intervals.bootstrap_ratio(
             sums.sum(1),
             found.num_tokens * num_latents,
             num_resamples=config.num_resamples,
             seed=config.seed,
+            bounds=bounds,
         )
         scalars[name] = Scalar(
             *interval,

@@ -7,7 +7,13 @@ from jaxtyping import Float64, Shaped
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import fidelity, liveness, polysemanticity, rate, ratios
-from trilemma.metrics.intervals import NUM_BLOCKS
+from trilemma.metrics.intervals import (
+    NOT_NEGATIVE,
+    NUM_BLOCKS,
+    SHARE,
+    UNBOUNDED,
+    Bounds,
+)
 from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.tally import Tally
@@ -44,7 +50,7 @@ def code_rate(
     num_documents = int(codes.document.max()) + 1
     tokens = np.bincount(codes.document, minlength=num_documents).astype(np.float64)
     bits = np.bincount(codes.document, length.bits, minlength=num_documents)
-    ratio = Ratio(bits, tokens, "bits/token", method, _NO_TOKEN)
+    ratio = Ratio(bits, tokens, "bits/token", method, _NO_TOKEN, NOT_NEGATIVE)
     return ratios.bootstrapped(
         {"rate_bits": ratio}, tokens, config, version=rate.METRIC_VERSION
     )["rate_bits"]
@@ -89,7 +95,7 @@ def participation(tally: Tally, config: Evaluation) -> Scalar:
     """Return `polysemanticity` by true features, the score of the tally."""
     sums = tally.documents
     method = "participation; firing-weighted mean over live latents"
-    ratio = Ratio(sums.score, sums.num_firings, "1", method, _SILENT)
+    ratio = Ratio(sums.score, sums.num_firings, "1", method, _SILENT, NOT_NEGATIVE)
     scalar = ratios.bootstrapped(
         {"polysemanticity": ratio},
         sums.num_tokens,
@@ -124,9 +130,12 @@ def losses(
     total = float(tokens.sum())
 
     def per_token(
-        sums: Float64[np.ndarray, " document"], unit: str, method: str
+        sums: Float64[np.ndarray, " document"],
+        unit: str,
+        method: str,
+        bounds: Bounds = NOT_NEGATIVE,
     ) -> Ratio:
-        return Ratio(sums, tokens, f"{unit}/token", method, _NO_TOKEN)
+        return Ratio(sums, tokens, f"{unit}/token", method, _NO_TOKEN, bounds)
 
     def recovered(name: str, worst: Float64[np.ndarray, " document"]) -> Ratio:
         return Ratio(
@@ -135,6 +144,7 @@ def losses(
             "1",
             f"(ce_{name} - ce_sae) / (ce_{name} - ce_clean), pooled",
             f"the ablation costs less than {fidelity.LEAST_CE_GAP:g} nats",
+            UNBOUNDED,
             fidelity.LEAST_CE_GAP * total,
         )
 
@@ -148,9 +158,12 @@ def losses(
             "ce_resample": per_token(
                 ablated.resample, "nats", "next token, hook at random training rows"
             ),
-            "delta_ce": per_token(ce - clean, "nats", "ce_sae - ce_clean"),
+            "delta_ce": per_token(ce - clean, "nats", "ce_sae - ce_clean", UNBOUNDED),
             "delta_ce_bits": per_token(
-                (ce - clean) / math.log(2), "bits", "(ce_sae - ce_clean) / ln 2"
+                (ce - clean) / math.log(2),
+                "bits",
+                "(ce_sae - ce_clean) / ln 2",
+                UNBOUNDED,
             ),
             "ce_recovered_zero": recovered("zero", ablated.zero),
             "ce_recovered_mean": recovered("mean", ablated.mean),
@@ -165,6 +178,7 @@ def losses(
                 "1",
                 f"kl / KL(clean | {noise}), pooled",
                 f"the random error costs less than {fidelity.LEAST_KL:g} nats",
+                NOT_NEGATIVE,
                 fidelity.LEAST_KL * total,
             ),
             "top1_agree": Ratio(
@@ -173,6 +187,7 @@ def losses(
                 "1",
                 "share of equal most likely tokens",
                 _NO_TOKEN,
+                SHARE,
             ),
         },
         tokens,

@@ -95,15 +95,28 @@ def test_the_interval_covers_the_true_ratio_from_20_documents_on(
 def test_two_documents_have_the_interval_of_students_t() -> None:
     found = ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
     expected = stats.t.interval(0.95, 1, 1.0, stats.sem([0.5, 1.5]))
-    # Neither end lies below zero, for no sum does.
-    assert found == pytest.approx((1.0, max(0, expected[0]), expected[1]))
+    assert found == pytest.approx((1.0, *expected))
 
 
 def test_the_interval_of_a_share_stays_between_zero_and_one() -> None:
     hits = np.array([10.0] * 11 + [0.0])
-    found = ratio(hits, np.full(12, 10.0))
+    bounds = intervals.SHARE
+    found = intervals.bootstrap_ratio(
+        hits, np.full(12, 10.0), num_resamples=500, seed=0, bounds=bounds
+    )
     assert found.ci_low is not None and 0 <= found.ci_low < 0.9
     assert found.ci_high == 1
+
+
+def test_an_interval_is_cut_by_what_must_hold_and_not_by_the_sample() -> None:
+    num, den = np.array([0.0, 0.1, 4.0]), np.full(3, 5.0)
+    free = ratio(num, den)
+    assert free.ci_low is not None and free.ci_high is not None
+    assert free.ci_low < 0 and free.ci_high > 1
+    cut = intervals.bootstrap_ratio(
+        num, den, num_resamples=500, seed=0, bounds=intervals.NOT_NEGATIVE
+    )
+    assert cut == (free.value, 0.0, free.ci_high)
 
 
 def test_resamples_do_not_depend_on_how_many_fit_in_memory() -> None:
