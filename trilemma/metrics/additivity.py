@@ -97,7 +97,7 @@ def scalars(found: Gaps, config: Evaluation) -> dict[str, Scalar]:
             unit="1",
             method=f"strongest {config.cause_latents} latents of a position; pooled "
             "|joint - sum of single|^2 / |joint|^2 of centred logits; "
-            "document bootstrap",
+            "studentised document bootstrap",
             metric_version=METRIC_VERSION,
             seed=config.seed,
             reason=undefined if interval.value is None else None,

@@ -48,6 +48,7 @@ def scalars(
 def _of_firings(known: KnownFeatures) -> dict[str, Scalar]:
     blocks = known.counts()
     whole = _sum(blocks)
+    reason = "firings tell nothing of features" if whole.fired.any() else _SILENT
     left_out = []
     if len(blocks) > 1:
         left_out = [disentanglement.means(_less(whole, block)) for block in blocks]
@@ -57,7 +58,7 @@ def _of_firings(known: KnownFeatures) -> dict[str, Scalar]:
             value,
             np.array([each[name] for each in left_out]),
             n=int(whole.rows),
-            reason=_SILENT,
+            reason=reason,
         )
         for name, value in disentanglement.means(whole).items()
     }
@@ -153,7 +154,7 @@ def _of_directions(
             recovery.hedging(cosine, features, known.tied) if num_live else None,
             "exact; mean cos of a feature's latent with features tied to it, beyond "
             "that of the features",
-            "the toy ties no feature that has a latent",
+            "the toy ties no feature that has a latent" if num_live else _SILENT,
         ),
     }
 

@@ -120,7 +120,7 @@ def scalars(found: Effects, config: Evaluation) -> dict[str, Scalar]:
             n=int(found.num_tokens.sum()),
             unit=unit,
             method=f"{method}; mean over {num_latents} live latents; "
-            "document bootstrap",
+            "studentised document bootstrap",
             metric_version=METRIC_VERSION,
             seed=config.seed,
             reason="no latent fired" if interval.value is None else None,

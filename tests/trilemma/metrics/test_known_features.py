@@ -47,6 +47,23 @@ class Forgetful:
 
 
 @dataclass
+class AlwaysOn:
+    """A coder whose latents all fire on every row."""
+
+    whole: Coder
+
+    @property
+    def W_dec(self) -> Tensor:
+        return self.whole.W_dec
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.ones(len(x), len(self.W_dec))
+
+    def decode(self, acts: Tensor) -> Tensor:
+        return self.whole.decode(acts)
+
+
+@dataclass
 class Silenced:
     """A coder some of whose latents never fire."""
 
@@ -208,8 +225,16 @@ def test_a_silent_sae_has_reasons_and_no_numbers() -> None:
     silent = oracle.Monosemantic(toys.features(TREES), toys.bias(TREES), threshold=9.0)
     found = measure(silent, TREES)
     assert not [name for name, scalar in found.items() if scalar.value is not None]
-    for name in ("mcc", "f1_gap", "absorb_gt", "co_activation"):
+    for name in ("mcc", "f1_gap", "absorb_gt", "co_activation", "hedge_gt"):
         assert found[name].reason == "no latent fires", name
+
+
+def test_latents_that_fire_on_every_row_are_not_called_silent() -> None:
+    always = oracle.Linear(torch.zeros(3, 20), b_dec=torch.zeros(20))
+    found = measure(AlwaysOn(always), LOOSE)
+    assert found["f1_gap"].value is not None
+    for name in ("disentanglement", "completeness"):
+        assert found[name].reason == "firings tell nothing of features", name
 
 
 def test_pairs_with_a_latent_that_never_fires_are_left_out() -> None:
