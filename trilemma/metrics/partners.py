@@ -32,6 +32,8 @@ class Pairs(NamedTuple):
     """The partner with which merging saves most."""
     matched: Int64[np.ndarray, " d_sae"]
     """The partner in the matching that saves most in all."""
+    is_heaviest: bool
+    """Whether no matching saves more; else it was chosen greedily in part."""
 
 
 def chosen(firings: Firings, *, num_rows: int, d_sae: int) -> Pairs:
@@ -50,12 +52,11 @@ def chosen(firings: Firings, *, num_rows: int, d_sae: int) -> Pairs:
         pairs.append(np.sort(np.stack([latent, partner], 1)[kept], 1))
         weights.append(saved[kept])
     distinct, index = np.unique(np.concatenate(pairs), axis=0, return_index=True)
-    first, second = distinct[
-        matching.heaviest(distinct, np.concatenate(weights)[index])
-    ].T
+    found_set = matching.heaviest(distinct, np.concatenate(weights)[index])
+    first, second = distinct[found_set.taken].T
     matched = np.arange(d_sae)
     matched[first], matched[second] = second, first
-    return Pairs(best, matched)
+    return Pairs(best, matched, found_set.is_heaviest)
 
 
 class _Candidates(NamedTuple):

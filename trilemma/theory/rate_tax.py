@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from trilemma import matching
 from trilemma.theory.supports import Supports
@@ -75,5 +75,5 @@ def l1_saving(supports: Supports, first: int, second: int) -> float:
 
 
 def _matching_size(pairs: Int64[np.ndarray, "pair 2"]) -> float:
-    taken: Bool[np.ndarray, " pair"] = matching.heaviest(pairs, np.ones(len(pairs)))
-    return float(taken.sum())
+    found = matching.heaviest(pairs, np.ones(len(pairs)))
+    return float(found.taken.sum())

@@ -232,3 +232,11 @@ def test_a_code_that_never_fires_has_nothing_to_merge() -> None:
 def test_one_document_of_one_token_is_no_error() -> None:
     found = measured(torch.ones(1, 2))
     assert value(found, "mergeable_fraction") == 0
+
+
+def test_the_method_says_where_the_matching_is_greedy() -> None:
+    found = measured(torch.eye(4).repeat(100, 1))
+    for is_heaviest, word in ((True, "maximum-weight"), (False, "greedy")):
+        pairs = found.pairs()._replace(is_heaviest=is_heaviest)
+        bits = merging.scalars(pairs, found.counts())["merging_saved_bits"]
+        assert word in bits.method
