@@ -45,7 +45,10 @@ def markdown(rows: list[table.Row]) -> str:
         "|---" * (len(names) + 4) + "|",
     ]
     for row in rows:
-        marks = ["✓" if name in row.passed else "" for name in names]
+        marks = [
+            "n/a" if name in row.not_applicable else "✓" if name in row.passed else ""
+            for name in names
+        ]
         correlations = [
             "none" if value is None else f"{value:.2f}"
             for value in (row.conjunctive, row.disjunctive)

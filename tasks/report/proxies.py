@@ -16,8 +16,8 @@ class ProxyRow(NamedTuple):
 
     measure: str
     needs_concepts: bool
-    marks: tuple[bool, ...]
-    """Whether it passes each of the conditions, in their order."""
+    marks: tuple[str, ...]
+    """"yes", "no" or "n/a" for each of the conditions, in their order."""
     correlations: tuple[str, ...]
     """With the truth, over conjunctive and disjunctive merges."""
     planted: tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ def rows(report: Report) -> list[ProxyRow]:
         ProxyRow(
             row["measure"],
             row["needs_concepts"],
-            tuple(name in row["passed"] for name in conditions()),
+            tuple(_mark(row, name) for name in conditions()),
             _correlations(row),
             tuple(_correlations(seen.get(row["measure"], {})) for seen in planted),
         )
@@ -56,12 +56,18 @@ def verdict(method: str) -> str:
     """
     for row in _table()["measures"]:
         if method.startswith((f"{row['measure']},", f"{row['measure']};")):
-            failed = [name for name in conditions() if name not in row["passed"]]
+            failed = [name for name in conditions() if _mark(row, name) == "no"]
             return (
                 f"{row['measure']} passes {', '.join(row['passed'])} and fails "
                 f"{', '.join(failed) or 'none'}"
             )
     return ""
+
+
+def _mark(row: Json, condition: str) -> str:
+    if condition in row["not_applicable"]:
+        return "n/a"
+    return "yes" if condition in row["passed"] else "no"
 
 
 def _correlations(row: Json) -> tuple[str, str]:

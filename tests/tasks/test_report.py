@@ -355,6 +355,7 @@ def test_every_measure_of_the_harness_is_shown_with_what_was_planted(
     page = index(report(member(planted=seen)), tmp_path)
     rows = re.findall(r'<th scope="row">monoscore</th>.*?</tr>', page)
     assert len(rows) == 1
+    assert rows[0].count("n/a") == 1
     assert rows[0].endswith(
         '<td class="number">-0.75</td><td class="number">–</td></tr>'
     )

@@ -39,6 +39,13 @@ class Condition(NamedTuple):
     name: str
     meaning: str
     holds: Callable[[Measure], bool]
+    reads_concepts: bool = False
+    """Whether it is asked only of measures that read the truth; others meet it by
+    construction."""
+
+    def applies(self, measure: Measure) -> bool:
+        """Return whether the measure could fail it."""
+        return measure.needs_concepts or not self.reads_concepts
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -221,6 +228,7 @@ CONDITIONS = (
         "C10",
         "turning concepts that always occur together changes nothing",
         _ignores_basis,
+        reads_concepts=True,
     ),
 )
 

@@ -196,7 +196,7 @@ MEASURES = (
         needs_concepts=True,
         chance=0,
     ),
-    Measure("activated_cofiring", _activated, 1, needs_concepts=True, chance=0),
+    Measure("cofiring_features", _activated, 1, needs_concepts=True, chance=0),
     Measure("n_eff", _of_sharing(lambda found: found.mean_n_eff), 1),
     Measure("n_eff/null", _of_sharing(lambda found: found.mean_ratio), 1, chance=1),
     Measure("n_eff_geometric", _of_sharing(lambda found: found.geometric_n_eff), 1),

@@ -16,6 +16,8 @@ class Row(NamedTuple):
     """Whether it can be had only where true concepts are known."""
     passed: tuple[str, ...]
     """Names of the conditions that it meets."""
+    not_applicable: tuple[str, ...]
+    """Names of those that it would meet by construction, which count for nothing."""
     conjunctive: float | None
     """Spearman's correlation with the truth over conjunctive merges; None where it
     does not vary."""
@@ -25,9 +27,11 @@ class Row(NamedTuple):
 def rows(measures: tuple[Measure, ...] = MEASURES) -> Iterator[Row]:
     """Yield the table, row by row, since each takes seconds."""
     for measure in measures:
+        asked = [each for each in CONDITIONS if each.applies(measure)]
         yield Row(
             measure.name,
             measure.needs_concepts,
-            tuple(each.name for each in CONDITIONS if each.holds(measure)),
+            tuple(each.name for each in asked if each.holds(measure)),
+            tuple(each.name for each in CONDITIONS if each not in asked),
             *(correlation(measure, kind) for kind in SHORT.values()),
         )
