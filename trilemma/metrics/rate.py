@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 METRIC_VERSION = 1
-_LEAST_FVU = 1e-4
+LEAST_FVU = 1e-4
 """An SAE that reconstructs better than this is quantised as if it had this fvu."""
 FINEST = 2.0**-24
 """Of the largest activation: float32 has no finer digits, whatever is allowed."""
@@ -97,7 +97,7 @@ class Trial:
 
     def allowed(self, tolerance: float) -> float:
         """Return the rise that a relative tolerance of `fvu` allows."""
-        least = _LEAST_FVU * self.squared_deviation
+        least = LEAST_FVU * self.squared_deviation
         return tolerance * max(self.squared_error, least)
 
 

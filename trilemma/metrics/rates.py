@@ -68,7 +68,7 @@ def measure(
 
     common = (
         "one bin width for all latents, the largest that raises fvu by "
-        f"{tolerance:g} (relative)"
+        f"{tolerance:g} (relative; of an fvu of {rate.LEAST_FVU:g} at least)"
     )
     details, curve = {}, RateCurve(*np.zeros((3, 0)))
     headline = coded(length, common)

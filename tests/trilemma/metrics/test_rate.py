@@ -158,6 +158,7 @@ def test_every_rate_has_a_value_where_no_probe_fires() -> None:
     support = float(binary_entropy((acts > 0).double().mean(0)).sum())
     for name in ("rate_bits", "rate_bits_per_latent", "rate_bits_ce"):
         assert found[name].value == pytest.approx(support), name
+    assert "of an fvu of 0.0001 at least" in found["rate_bits"].method
 
 
 def test_a_perfect_reconstruction_still_has_a_finite_rate() -> None:
