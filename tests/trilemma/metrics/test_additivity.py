@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trilemma.config.stages import Evaluation
 from trilemma.metrics import additivity
 from trilemma.sequences import Sequences
 
@@ -145,3 +146,9 @@ def test_neither_scale_nor_batches_change_anything() -> None:
     other = measure(lm, rows(lm), coder=Halves(scale=4.0), batch_seqs=1)
     assert plain.gap == pytest.approx(other.gap)
     assert plain.joint == pytest.approx(other.joint)
+
+
+def test_the_method_names_the_bootstrap_that_is_used() -> None:
+    lm = make(torch.square)
+    found = additivity.scalars(measure(lm, rows(lm)), Evaluation(num_resamples=50))
+    assert found["additivity_gap"].method.endswith("; studentised document bootstrap")

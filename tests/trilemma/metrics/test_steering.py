@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trilemma.config.stages import Evaluation
 from trilemma.metrics import steering
 from trilemma.sequences import Sequences
 
@@ -119,3 +120,13 @@ def test_runs_are_counted_and_batches_leave_no_trace(
     assert whole.num_runs == parts.num_runs == 6 * (1 + 2 * 2)
     assert np.allclose(whole.kl, parts.kl, rtol=1e-5)
     assert np.array_equal(whole.shifted, parts.shifted)
+
+
+def test_the_method_names_the_bootstrap_that_is_used(
+    lm: LookupLM, batch: Sequences
+) -> None:
+    found = steering.scalars(
+        steer(lm, [batch], [1.0, 1.0]), Evaluation(num_resamples=50)
+    )
+    for name, scalar in found.items():
+        assert scalar.method.endswith("; studentised document bootstrap"), name
