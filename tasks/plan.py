@@ -8,6 +8,7 @@ from typing import Any
 
 from storage import artifacts
 from storage.home import Home
+from tasks.report import proxies
 from tasks.stages import STAGES
 from trilemma import corpus, embedded, pretrained
 from trilemma import lm as models
@@ -248,6 +249,7 @@ class _Planner:
             )
         section: dict[str, Any] = {
             "reporting": self._dump("reporting"),
+            "proxies": proxies.digest(),
             "name": run.name,
             # A list, since the order of SAEs is that of the report's tables.
             "members": [[member.name, member.hook] for member in family],

@@ -1,6 +1,7 @@
 """What measures of polysemanticity pass, as `python -m benchmarks.proxies` found."""
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,11 @@ class ProxyRow(NamedTuple):
     """With the truth, over conjunctive and disjunctive merges."""
     planted: tuple[tuple[str, str], ...]
     """The same for merges planted in each SAE of the report."""
+
+
+def digest() -> str:
+    """Return the SHA-256 of the table's file."""
+    return hashlib.sha256(_DATA.read_bytes()).hexdigest()
 
 
 def conditions() -> dict[str, str]:
