@@ -237,7 +237,8 @@ class _Planner:
             reported[f"evaluation/splits-{hook}"] = self._add(
                 "evaluation",
                 f"splits-{hook}",
-                evaluation | {"hook": hook},
+                # A list, since which SAEs are compared depends on their order.
+                evaluation | {"hook": hook, "members": [m.name for m in members]},
                 {
                     "harvest": harvest,
                     "evaluation/baseline": self._find("evaluation", f"baseline-{hook}"),
