@@ -54,6 +54,19 @@ class MemberReport:
         return str(self.config["kind"])
 
     @property
+    def target(self) -> str:
+        """Return the hook whose activations it reconstructs."""
+        return str(self.config.get("target_hook") or self.config.get("hook", ""))
+
+    @property
+    def path(self) -> str:
+        """Return its hook, or where a transcoder reads, what it predicts and how."""
+        if self.config.get("target_hook") is None:
+            return self.target
+        skip = ", skip" if self.config.get("skip") else ""
+        return f"{self.config.get('hook')} -> {self.target}{skip}"
+
+    @property
     def num_latents(self) -> int:
         """Return how many rows the columns of latents have."""
         return len(next(iter(self.latents.values()), ()))

@@ -113,8 +113,7 @@ def of_report(report: Report) -> list[Statistics]:
     for member in report.members:
         if not member.is_control:
             # Transcoders stand beside the SAEs of the hook that they reconstruct.
-            hook = member.config.get("target_hook") or member.config.get("hook", "")
-            hooks.setdefault(str(hook), []).append(member)
+            hooks.setdefault(member.target, []).append(member)
     return [_of_hook(hook, members) for hook, members in hooks.items()]
 
 
@@ -166,10 +165,12 @@ def _groups(members: Sequence[MemberReport]) -> list[_Group]:
             continue
         settings = {k: v for k, v in member.config.items() if k != "seed"}
         key = json.dumps(settings, sort_keys=True)
-        if "seed" not in member.config:  # published SAEs: each is its own
-            key = member.name
-        name = configuration(member.name)
         family = f"{member.kind}, {member.num_latents:,} latents"
+        if member.path != member.target:
+            family += f", {member.path}"
+        if member.kind == "pretrained":  # of published SAEs each is its own
+            key = family = member.name
+        name = configuration(member.name)
         found.setdefault(key, _Group(name, family, [])).members.append(known)
     return sorted(found.values(), key=lambda group: group.mean(AXES[0]))
 

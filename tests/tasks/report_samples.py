@@ -97,7 +97,7 @@ def member(
         "name": name,
         "slug": name,
         "is_control": False,
-        "config": {"kind": "topk", "k": 16, "lr": None},
+        "config": {"kind": "topk", "k": name, "lr": None},
         "metrics": {
             "rate_bits": scalar(rate, width=1.0, unit="bits/token"),
             "fvu": scalar(fvu),
@@ -142,6 +142,20 @@ def report(*members: MemberReport, **changes: Any) -> Report:
         "has_features": False,
     }
     return Report(**(values | changes))
+
+
+def of_two_hooks() -> Report:
+    """Return an SAE of A, one of B, and a transcoder from A to B, with the controls."""
+    settings = {"kind": "topk", "k": 16, "seed": 0}
+    a, b = {"hook": "A"}, {"hook": "B"}
+    both = {"hook": "A", "target_hook": "B", "skip": True}
+    return report(
+        member("of-a", fvu=0.1, rate=50.0, config=settings | a),
+        member("of-b", fvu=0.3, rate=100.0, config=settings | b),
+        member("a-to-b", fvu=0.2, rate=150.0, config=settings | both),
+        member("random-a", fvu=0.7, is_control=True, config=settings | a),
+        member("random-b", fvu=0.7, is_control=True, config=settings | b),
+    )
 
 
 def written(value: Report, folder: Path) -> dict[str, bytes]:

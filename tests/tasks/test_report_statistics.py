@@ -13,6 +13,7 @@ from tests.tasks.report_samples import (
     document_sums,
     index,
     member,
+    of_two_hooks,
     report,
     scalar,
     written,
@@ -150,6 +151,27 @@ def test_hooks_are_compared_apart() -> None:
     ]
     found = statistics.of_report(report(*members))
     assert [(s.hook, s.pairs) for s in found] == [("one", []), ("two", [])]
+
+
+def test_a_transcoder_is_no_family_with_saes_of_its_target() -> None:
+    found = statistics.of_report(of_two_hooks())
+    names = [[volume.name for volume in each.volumes] for each in found]
+    assert [each.hook for each in found] == ["A", "B"]
+    assert names == [
+        ["topk, 3 latents"],
+        ["all SAEs", "topk, 3 latents", "topk, 3 latents, A -> B, skip"],
+    ]
+
+
+def test_each_published_sae_is_its_own_family() -> None:
+    found = family(
+        *(
+            sae(f"published-{x}", rate=rate, fvu=0.2, kind="pretrained")
+            for x, rate in (("a", 50), ("b", 60))
+        )
+    )
+    names = [volume.name for volume in found.volumes]
+    assert names == ["all SAEs", "published-a", "published-b"]
 
 
 def test_more_polysemantic_curves_are_brighter() -> None:
