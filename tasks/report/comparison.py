@@ -1,6 +1,6 @@
 """SAEs against each other and against their controls: frontier, marks and verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ class Subject(NamedTuple):
     marks: tuple[str, ...]
     """What a control takes from this SAE's fvu; see `marks`."""
     dominated_by: str | None
-    """An SAE that is no worse on all three axes and better on one; None if there is
-    none, or if an axis was not measured."""
+    """An SAE of the same target that is no worse on all three axes and better on one;
+    None if there is none, or if an axis was not measured."""
     is_on_frontier: bool
 
 
@@ -35,16 +35,20 @@ class Verdict(Enum):
 
 
 def subjects(report: Report) -> list[Subject]:
-    """Return the rows of the family table: SAEs, then controls, then PCA."""
-    rivals = [
-        (member.name, member.scalars())
-        for member in report.members
-        if not member.is_control
-    ]
+    """Return the rows of the family table: SAEs, then controls, then PCA.
+
+    SAEs are held against those that reconstruct the same hook.
+    """
+    rivals: dict[str, list[MemberReport]] = {}
+    for member in report.members:
+        if not member.is_control:
+            rivals.setdefault(member.target, []).append(member)
     rows = []
     for member in sorted(report.members, key=lambda member: member.is_control):
         scalars = member.scalars()
-        dominator = None if member.is_control else _dominator(scalars, rivals)
+        dominator = (
+            None if member.is_control else _dominator(scalars, rivals[member.target])
+        )
         rows.append(
             Subject(
                 name=member.name,
@@ -58,29 +62,29 @@ def subjects(report: Report) -> list[Subject]:
                 and all(_value(scalars, axis) is not None for axis in AXES),
             )
         )
-    reference = best(report)
-    if reference is not None and reference.controls.get("pca"):
-        rows.append(
-            Subject(
-                name="PCA",
-                note=f"control: at the rate of {reference.name}",
-                is_control=True,
-                metrics=reference.control("pca"),
-                marks=(),
-                dominated_by=None,
-                is_on_frontier=False,
+    for target, members in rivals.items():
+        reference = best(members)
+        if reference is not None and reference.controls.get("pca"):
+            rows.append(
+                Subject(
+                    name=f"PCA, {target}" if len(rivals) > 1 else "PCA",
+                    note=f"control: at the rate of {reference.name}",
+                    is_control=True,
+                    metrics=reference.control("pca"),
+                    marks=(),
+                    dominated_by=None,
+                    is_on_frontier=False,
+                )
             )
-        )
     return rows
 
 
-def best(report: Report) -> MemberReport | None:
-    """Return the trained SAE with the lowest fvu, if any was measured."""
+def best(members: Sequence[MemberReport]) -> MemberReport | None:
+    """Return the SAE of one target with the lowest fvu, if any was measured."""
     measured = [
         (fvu, member)
-        for member in report.members
-        if not member.is_control
-        and (fvu := _value(member.scalars(), "fvu")) is not None
+        for member in members
+        if (fvu := _value(member.scalars(), "fvu")) is not None
     ]
     return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
@@ -114,10 +118,11 @@ def verdict(sae: Scalar | None, control: Scalar | None) -> Verdict | None:
 
 
 def _dominator(
-    scalars: Mapping[str, Scalar], rivals: list[tuple[str, dict[str, Scalar]]]
+    scalars: Mapping[str, Scalar], rivals: Sequence[MemberReport]
 ) -> str | None:
     own = [_value(scalars, axis) for axis in AXES]
-    for name, rival in rivals:
+    for member in rivals:
+        rival = member.scalars()
         pairs = [
             (theirs, ours)
             for theirs, ours in zip(
@@ -130,7 +135,7 @@ def _dominator(
             and all(theirs <= ours for theirs, ours in pairs)
             and any(theirs < ours for theirs, ours in pairs)
         ):
-            return name
+            return member.name
     return None
 
 

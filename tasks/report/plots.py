@@ -139,24 +139,48 @@ def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Fig
     everyone = _points([(m.name, m.scalars()) for m in trained], x, y)
     middle = (everyone[0].x + everyone[-1].x) / 2 if everyone else 0.0
     traces = []
-    for index, kind in enumerate(dict.fromkeys(member.kind for member in trained)):
-        family = [(m.name, m.scalars()) for m in trained if m.kind == kind]
-        points = _points(family, x, y)
+    paths = dict.fromkeys(member.path for member in trained)
+    families = dict.fromkeys((member.kind, member.path) for member in trained)
+    for index, (kind, path) in enumerate(families):
+        family = [m for m in trained if (m.kind, m.path) == (kind, path)]
+        points = _points([(m.name, m.scalars()) for m in family], x, y)
         if points:
             trace = _family_trace(kind, points, index=index, middle=middle)
+            if len(paths) > 1:
+                trace["name"] += f", {path}"
             if len(trained) > _MAX_LABELLED:
                 trace["mode"] = "lines+markers"
             traces.append(trace)
-    controls = [(m.name, m.scalars()) for m in members if m.is_control]
-    pca = [(f"PCA at the rate of {m.name}", m.control("pca")) for m in trained]
+    targets = dict.fromkeys(member.target for member in members)
+    for target in targets:
+        traces += _control_traces(
+            [member for member in members if member.target == target],
+            x,
+            y,
+            suffix=f", {target}" if len(targets) > 1 else "",
+        )
+    return traces
+
+
+def _control_traces(
+    members: Sequence[MemberReport], x: str, y: str, *, suffix: str
+) -> list[Figure]:
+    """Return the controls of one target."""
+    random = [(m.name, m.scalars()) for m in members if m.is_control]
+    pca = [
+        (f"PCA at the rate of {m.name}", m.control("pca"))
+        for m in members
+        if not m.is_control
+    ]
+    traces = []
     for label, rows, symbol, dash in (
-        ("frozen-random", controls, "circle-x-open", "dot"),
+        ("frozen-random", random, "circle-x-open", "dot"),
         ("PCA", pca, "diamond-open", "dash"),
     ):
         points = _points(rows, x, y)
         if points:
             line = {"color": CONTROL_COLOUR, "width": 1.5, "dash": dash}
-            trace = _trace(label, points, line=line, symbol=symbol)
+            trace = _trace(f"{label}{suffix}", points, line=line, symbol=symbol)
             traces.append(trace | {"mode": "lines+markers"})
     return traces
 
@@ -164,7 +188,7 @@ def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Fig
 def _family_trace(
     kind: str, points: Sequence[_Point], *, index: int, middle: float
 ) -> Figure:
-    """Return SAEs of one kind, each label on its point's inner side."""
+    """Return SAEs of one kind and path, each label on its point's inner side."""
     colour = COLOURS[index % len(COLOURS)]
     height = ("top", "bottom")[index % 2]
     trace = _trace(

@@ -16,7 +16,15 @@ from tasks.report import formatting, labels, proxies, write
 from tasks.report.comparison import Verdict, subjects, verdict
 from tasks.report.plots import curves, scatters
 from tasks.report.rate_plot import rate_curves
-from tests.tasks.report_samples import HOSTILE, index, member, report, scalar, written
+from tests.tasks.report_samples import (
+    HOSTILE,
+    index,
+    member,
+    of_two_hooks,
+    report,
+    scalar,
+    written,
+)
 from trilemma.metrics.scalar import Scalar
 
 
@@ -187,6 +195,34 @@ def test_the_frontier_leaves_out_what_another_sae_dominates() -> None:
         "b": (True, None),
         "c": (False, "a"),
         "PCA": (False, None),
+    }
+
+
+def test_saes_are_held_against_those_of_the_same_target() -> None:
+    found = {s.name: (s.is_on_frontier, s.note) for s in subjects(of_two_hooks())}
+    random = (False, "control: decoder never trained")
+    # On every axis the SAE of A is below both others, which are of B.
+    assert found == {
+        "of-a": (True, ""),
+        "of-b": (True, ""),
+        "a-to-b": (True, ""),
+        "random-a": random,
+        "random-b": random,
+        "PCA, A": (False, "control: at the rate of of-a"),
+        "PCA, B": (False, "control: at the rate of a-to-b"),
+    }
+
+
+def test_lines_join_saes_of_one_hook_alone() -> None:
+    traces = scatters(of_two_hooks())[0].figure["data"]
+    assert {trace["name"]: trace["customdata"] for trace in traces} == {
+        "TopK, A": ["of-a"],
+        "TopK, B": ["of-b"],
+        "TopK, A -> B, skip": ["a-to-b"],
+        "frozen-random, A": ["random-a"],
+        "PCA, A": ["PCA at the rate of of-a"],
+        "frozen-random, B": ["random-b"],
+        "PCA, B": ["PCA at the rate of of-b", "PCA at the rate of a-to-b"],
     }
 
 
