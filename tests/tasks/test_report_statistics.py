@@ -1,9 +1,11 @@
 """Tests of what the report says of SAEs beside each other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks.report import MemberReport, statistics
@@ -18,6 +20,7 @@ from tests.tasks.report_samples import (
     scalar,
     written,
 )
+from trilemma.metrics import parts
 
 
 def sae(
@@ -112,6 +115,24 @@ def test_families_are_read_off_at_a_rate_that_both_span() -> None:
     assert row.values["fvu"] == pytest.approx((0.3, 0.4))
     assert row.differences["fvu"].value == pytest.approx(-0.1)
     assert row.differences["fvu"].is_distinguishable
+
+
+def test_two_documents_may_leave_no_interval_at_a_common_rate(tmp_path: Path) -> None:
+    rates = np.array([0.01, 1.99])
+    members = [
+        replace(
+            sae(f"{kind}-{name}", rate=rate, fvu=0.2),
+            parts=document_sums({"fvu": 0.2, "polysemanticity": 0.5})
+            | parts.of_ratio("rate_bits", rate * rates, np.ones(2)),
+        )
+        for kind in ("topk", "relu")
+        for name, rate in (("a", 20.0), ("b", 80.0))
+    ]
+    saved = json.loads(written(report(*members), tmp_path)["report.json"])
+    (row,) = saved["statistics"][0]["matched"]
+    found = row["differences"]["fvu"]
+    assert found["value"] == pytest.approx(0)
+    assert (found["ci_low"], found["standard_error"]) == (None, None)
 
 
 def test_the_hypervolume_states_its_reference_and_grows_with_the_family() -> None:

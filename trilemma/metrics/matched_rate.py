@@ -25,11 +25,12 @@ def common_rate(
 ) -> float | None:
     """Return the middle, in octaves, of the rates that both families span.
 
-    None where a family has one member, or they have no rate in common.
+    None where a family has one member, or they have no rate above zero in common.
     """
     low = max(first.min(), second.min())
     high = min(first.max(), second.max())
-    if low > high or min(len(first), len(second)) <= 1:
+    is_silent = min(first.min(), second.min()) <= 0
+    if is_silent or low > high or min(len(first), len(second)) <= 1:
         return None
     return float(np.sqrt(low * high))
 
@@ -48,9 +49,13 @@ def compare(
 
     Each resample moves rates and what stands over them alike, and the families are
     read off at the same rate in each; `num_blocks` of documents were drawn. Between
-    members the other axes are straight lines over log rate.
+    members the other axes are straight lines over log rate. Few blocks may move a rate
+    to zero or below, which has no logarithm: then there are no intervals.
     """
     ours, theirs = (at_rate(side, rate_bits) for side in values)
+    if min(first[..., 0].min(), second[..., 0].min()) <= 0:
+        unknown = [Difference(float(v), None, None, None) for v in ours - theirs]
+        return Matched(rate_bits, ours, theirs, unknown)
     moved = np.stack(
         [
             at_rate(one, rate_bits) - at_rate(other, rate_bits)

@@ -126,6 +126,7 @@ def test_families_are_compared_in_the_middle_of_the_rates_they_share() -> None:
 def test_families_without_a_rate_in_common_are_not_compared() -> None:
     assert matched_rate.common_rate(np.array([1.0, 2]), np.array([3.0, 4])) is None
     assert matched_rate.common_rate(np.array([1.0]), np.array([0.5, 4])) is None
+    assert matched_rate.common_rate(np.array([0.0, 2]), np.array([1.0, 2])) is None
 
 
 def test_between_members_values_are_straight_over_octaves_of_rate() -> None:
