@@ -11,6 +11,7 @@ from trilemma.formats import folding
 from trilemma.kinds.kind import Averages, Kind, Weights
 from trilemma.sae import SAE
 from trilemma.start import Start
+from trilemma.training_record import StepRow
 
 
 def sae(
@@ -22,14 +23,15 @@ def sae(
     start: Start,
     target: Start,
     center: Float[Tensor, "d_in"] | None,
-    l0: float | None,
+    last: StepRow | None,
     counts: Mapping[str, Any],
 ) -> SAE:
     """Return the SAE of these weights, which may share their memory.
 
     Of a transcoder `start` is of what it reads, `target` of what it reconstructs, and
     `center` what is subtracted from scaled rows; its latents are in the units of the
-    latter. `counts` (JSON values, hence `Any`) are recorded beside the config.
+    latter. `last` is the last row of its training curve. `counts` (JSON values, hence
+    `Any`) are recorded beside the config.
     """
     found = kind.export(weights, averages, target.scale)
     tensors, scales = found.tensors, {"activation_scale": start.scale}
@@ -41,6 +43,8 @@ def sae(
             tensors, scale=start.scale / target.scale, center=center
         )
         scales["target_scale"] = target.scale
+    # Training knows the encoder's l0, not that of codes which are pursued.
+    l0 = last and last["l0" if found.pursuit is None else "eval_l0"]
     return SAE(
         found.activation,
         **tensors,

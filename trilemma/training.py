@@ -315,7 +315,7 @@ class Member:
             start=self._start,
             target=self._target,
             center=self._center,
-            l0=self.curve[-1]["l0"] if self.curve else None,
+            last=self.curve[-1] if self.curve else None,
             counts={"num_steps": self.step_index, "num_tokens": self._tokens},
         )
 

@@ -95,6 +95,15 @@ def test_the_curve_measures_the_exported_sae_at_its_steps():
         assert values == (tuple(seen[step]) if step in seen else (None,) * 3)
 
 
+@pytest.mark.parametrize("shared", [SHARED, ON])
+def test_the_l0_of_codes_that_are_pursued_is_not_the_encoders(shared):
+    x = rows(STEPS * BATCH)
+    member = member_of("topk", x, shared, inference="matching_pursuit")
+    last = trained_by(member, x, STEPS).curve[-1]
+    assert member.export().metadata["l0"] == last["eval_l0"]
+    assert (last["eval_l0"] is None) == (shared is SHARED)
+
+
 def test_rows_of_the_curve_have_the_same_keys_whatever_is_measured():
     x = rows(STEPS * BATCH)
     measured = trained_by(member_of("topk", x), x, STEPS).curve
