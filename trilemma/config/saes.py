@@ -313,6 +313,15 @@ class _BatchK(_K):
         0.999, gt=0, lt=1, description="Decay of the inference threshold's average."
     )
 
+    @model_validator(mode="after")
+    def _threshold_has_an_effect(self) -> Self:
+        default = type(self).model_fields["threshold_decay"].default
+        if self.inference == "matching_pursuit" and self.threshold_decay != default:
+            raise ValueError(
+                "threshold_decay: has no effect with inference 'matching_pursuit'"
+            )
+        return self
+
 
 class BatchTopK(_BatchK):
     """The k x batch largest latents of a batch; a threshold at inference."""

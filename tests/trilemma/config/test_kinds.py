@@ -78,6 +78,11 @@ WRONG = [
         "transcoder does not read; remove it or target_hook",
     ),
     (
+        MATRYOSHKA
+        | {"widths": [8], "inference": "matching_pursuit", "threshold_decay": 0.9},
+        "threshold_decay: has no effect with inference 'matching_pursuit'",
+    ),
+    (
         TOPK | {"target_hook": "b", "terms": {"end_to_end": {"coefficient": 1.0}}},
         "terms.end_to_end: reads the activations of one hook alone; remove it or "
         "target_hook",
