@@ -212,14 +212,19 @@ class Run(Section):
         that no SAE has is an error. There is one frozen-random control for each hook
         that an SAE reconstructs.
         """
-        configs = [variant for sae in self.saes for variant in self._multiply(sae)]
+        variants = [
+            (index, variant)
+            for index, sae in enumerate(self.saes)
+            for variant in self._multiply(sae)
+        ]
         for key in self.grid:
             trained = [sae for sae in self.saes if not isinstance(sae, Pretrained)]
             if not any(key in type(sae).model_fields for sae in trained):
                 raise ValueError(f"grid.{key}: no SAE of the family has this key")
-        hooks = [self._hook(config, index) for index, config in enumerate(configs)]
-        for index, (config, hook) in enumerate(zip(configs, hooks, strict=True)):
+        hooks = [self._hook(config, index) for index, config in variants]
+        for (index, config), hook in zip(variants, hooks, strict=True):
             self._check_target(config, hook, index)
+        configs = [config for _, config in variants]
         names = _names(configs)
         members = [
             Member(

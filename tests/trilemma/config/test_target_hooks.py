@@ -29,6 +29,13 @@ def test_target_that_is_not_another_harvested_hook_is_refused(target):
     )
 
 
+def test_what_is_refused_has_the_profiles_own_index():
+    for wrong in ("hook: d", "hook: a, target_hook: d"):
+        bad = f"{{kind: topk, d_sae: 8, k: 2, {wrong}}}"
+        said = line(HOOKS, f"saes=[{SAE}, {bad}]", "grid={k: [1, 2]}")
+        assert said.startswith("saes.1.")
+
+
 def test_target_of_a_toy_is_refused():
     assert line("saes.0.target_hook=mlp", profile=TOY) == (
         "saes.0.target_hook: found 'mlp'; it must be harvested, and another than its "
