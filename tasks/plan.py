@@ -136,11 +136,6 @@ class Plan:
         (found,) = (m for m in self.run.family() if m.name == name)
         return found
 
-    def control(self, hook: str) -> Member:
-        """Return the frozen-random control of a hook."""
-        (found,) = (m for m in self.run.family() if m.is_control and m.hook == hook)
-        return found
-
 
 def make(run: Run, home: Home) -> Plan:
     """Return the plan of a run; resolves hub revisions and hashes local sources.
@@ -312,9 +307,7 @@ class _Planner:
             source = pretrained.source(config)
             if source.commit is not None:
                 self._pinned[f"saes/{member.name}"] = source.commit
-            where = {"kind": config.kind, "hook": config.hook}
-            if config.target_hook is not None:
-                where["target_hook"] = config.target_hook
+            where = config.model_dump(include={"kind", "hook", "target_hook"})
             return {"sae": where | source.section}
         section = config.recorded()
         if member.terms is not None:

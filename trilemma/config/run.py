@@ -336,6 +336,7 @@ def _names(configs: list[FamilyConfig]) -> list[str]:
             key
             for key in (*_SPARSITY_KEYS, *varying)
             if getattr(config, key, None) is not None
+            and (key != "skip" or config.target_hook is not None)
         ]
         parts = [_part(key, getattr(config, key)) for key in keys]
         names.append("-".join([config.kind, *parts]))

@@ -87,17 +87,10 @@ class _SAE(Section):
         return self
 
     def recorded(self) -> dict[str, Any]:
-        """Return its settings as JSON values (hence `Any`), less where files lie.
-
-        What makes a transcoder is left out where there is none, so that keys and bytes
-        of other SAEs are those from before there were transcoders.
-        """
-        found = self.model_dump(
+        """Return its settings as JSON values (hence `Any`), less where files lie."""
+        return self.model_dump(
             mode="json", exclude={"terms": {"input_weights": {"path"}}}
         )
-        if self.target_hook is None:
-            del found["target_hook"], found["skip"]
-        return found
 
 
 class _Penalised(_SAE):
