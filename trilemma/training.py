@@ -76,11 +76,11 @@ class Member:
         assert (held_out_rows is None) == (shared.eval_every_steps is None)
         assert (target_start is None) == (config.target_hook is None)
         target = start if target_start is None else target_start
-        for each in (start, target):
+        for name, each in (("hook", start), ("target_hook", target)):
             if not (each.mean_squared_norm > 0 and each.scaled_variance > 0):
                 raise ValueError(
-                    "training: found activations that do not vary; choose another hook "
-                    "or more rows"
+                    f"training: found activations of {name} that do not vary; choose "
+                    "another or more rows"
                 )
         resampling.check(config, shared, key=key, num_steps=num_steps)
         self.config = config

@@ -82,8 +82,8 @@ def test_scores_of_another_width_fail_one_sae_in_one_line(profile, own_home, tmp
     run = config.load(profile, (weights_of([1.0, 2.0], tmp_path / "s.npy"),))
     state = training_flow(run, force=False, return_state=True)
     assert state.message.endswith(
-        ": terms.input_weights.path: found shape (2,); the activations have 8 "
-        "dimensions"
+        ": terms.input_weights.path: found shape (2,); the activations of "
+        "target_hook, else of hook, have 8 dimensions"
     )
     plan = planning.make(run, own_home)
     assert plan.step("training", "batchtopk-k2").state() == "done"

@@ -262,9 +262,23 @@ def test_an_overflow_of_finite_rows_is_told_apart() -> None:
 def test_activations_that_do_not_vary_are_refused() -> None:
     x = torch.zeros(BATCH, D_IN)
     with pytest.raises(
-        ValueError, match="training: found activations that do not vary"
+        ValueError, match="training: found activations of hook that do not vary"
     ):
         fresh(CONFIGS["topk"], x)
+
+
+def test_a_target_that_does_not_vary_is_refused_by_its_name() -> None:
+    x = rows(BATCH)
+    with pytest.raises(ValueError, match="of target_hook that do not vary"):
+        Member(
+            CONFIGS["topk"].model_copy(update={"target_hook": "b"}),
+            SHARED,
+            start=start_of(x),
+            target_start=start_of(torch.zeros_like(x)),
+            num_steps=STEPS,
+            key="one",
+            device="cpu",
+        )
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -110,7 +110,7 @@ def _given(config: GivenWeights, d_in: int) -> Float64[Tensor, "d_in"]:
     if found.shape != (d_in,):
         raise ValueError(
             f"terms.input_weights.{where}: found shape {tuple(found.shape)}; the "
-            f"activations have {d_in} dimensions"
+            f"activations of target_hook, else of hook, have {d_in} dimensions"
         )
     if not bool((found.isfinite() & (found > 0)).all()):
         raise ValueError(

@@ -101,7 +101,11 @@ def test_weights_are_read_from_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ([1.0, 2.0], r"path: found shape \(2,\); the activations have 3 dimensions"),
+        (
+            [1.0, 2.0],
+            r"path: found shape \(2,\); the activations of target_hook, else of hook, "
+            "have 3 dimensions",
+        ),
         ([1.0, 0.0, 2.0], "path: found a score that is not above zero and finite"),
         ([1.0, np.inf, 2.0], "path: found a score that is not above zero and finite"),
         ([{}, {}, {}], "is no .npy file of numbers"),
