@@ -196,11 +196,13 @@ def _splits_body(work: stage.Work) -> None:
     widths = {
         name: training.load_sae(each, "cpu").d_sae for name, each in trained.items()
     }
+    couples = splitting.couples(plan.run.family(), widths)
+    work.check_room(sum(widths[wide] for _, wide in couples) * _BYTES_PER_LATENT)
     baseline = _baseline(step)
     limit = -(-plan.run.evaluation.rate_tokens // harvest.open_store(plan, "eval").ctx)
     records: list[dict[str, Any]] = []
     columns: dict[str, list[Any]] = {}
-    for narrow, wide in splitting.couples(plan.run.family(), widths):
+    for narrow, wide in couples:
         found = splitting.splits(
             training.load_sae(trained[narrow], device),
             training.load_sae(trained[wide], device),
