@@ -78,8 +78,12 @@ GROUP_LABELS = {
 
 KIND_LABELS = {
     "relu": "ReLU",
+    "gated": "Gated",
+    "group": "Group",
+    "tree": "Tree",
     "topk": "TopK",
     "batchtopk": "BatchTopK",
+    "matryoshka": "Matryoshka",
     "jumprelu": "JumpReLU",
     "pretrained": "pretrained",
 }

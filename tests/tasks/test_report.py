@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import plotly.graph_objects
 import pyarrow.parquet
@@ -25,6 +26,7 @@ from tests.tasks.report_samples import (
     scalar,
     written,
 )
+from trilemma.config.saes import SAEConfig
 from trilemma.metrics.scalar import Scalar
 
 
@@ -211,6 +213,12 @@ def test_saes_are_held_against_those_of_the_same_target() -> None:
         "PCA, A": (False, "control: at the rate of of-a"),
         "PCA, B": (False, "control: at the rate of a-to-b"),
     }
+
+
+def test_every_kind_of_sae_has_a_label() -> None:
+    union, _ = get_args(SAEConfig)
+    kinds = [get_args(sae.model_fields["kind"].annotation) for sae in get_args(union)]
+    assert set(labels.KIND_LABELS) == {kind for (kind,) in kinds} | {"pretrained"}
 
 
 def test_lines_join_saes_of_one_hook_alone() -> None:
