@@ -59,9 +59,14 @@ class MemberReport:
         return str(self.config.get("target_hook") or self.config.get("hook", ""))
 
     @property
+    def is_transcoder(self) -> bool:
+        """Return whether it reconstructs another hook than it reads."""
+        return self.config.get("target_hook") is not None
+
+    @property
     def path(self) -> str:
         """Return its hook, or where a transcoder reads, what it predicts and how."""
-        if self.config.get("target_hook") is None:
+        if not self.is_transcoder:
             return self.target
         skip = ", skip" if self.config.get("skip") else ""
         return f"{self.config.get('hook')} -> {self.target}{skip}"

@@ -166,7 +166,7 @@ def _groups(members: Sequence[MemberReport]) -> list[_Group]:
         settings = {k: v for k, v in member.config.items() if k != "seed"}
         key = json.dumps(settings, sort_keys=True)
         family = f"{member.kind}, {member.num_latents:,} latents"
-        if member.path != member.target:
+        if member.is_transcoder:
             family += f", {member.path}"
         if member.kind == "pretrained":  # of published SAEs each is its own
             key = family = member.name

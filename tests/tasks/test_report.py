@@ -175,6 +175,12 @@ def test_frozen_random_is_marked_where_it_is_not_worse(
     assert ("frozen-random not worse at equal l0" in page) is is_marked
 
 
+def test_the_page_says_what_controls_of_a_transcoder_read(tmp_path: Path) -> None:
+    said = "controls read what it reconstructs"
+    assert said in index(of_two_hooks(), tmp_path / "two")
+    assert said not in index(report(), tmp_path / "one")
+
+
 def test_values_without_intervals_are_compared_alone() -> None:
     low = Scalar(**scalar(0.2, width=None))
     high = Scalar(**scalar(0.3, width=None))
