@@ -41,7 +41,7 @@ class _SAE(Section):
     decoder_bias: bool = Field(
         True,
         description="Train the decoder's bias; without, it stays 0, as theory that "
-        "knows none has it.",
+        "knows none has it, and what the encoder reads is not centred.",
     )
     resample_every_steps: PositiveInt | None = Field(
         None,
