@@ -27,8 +27,9 @@ def heaviest(
     """Return the heaviest set in which no member stands twice.
 
     Pairs whose weight is not above zero are never taken. Pairs that are connected are
-    chosen among on their own: by an integer program, so that it is the maximum, or,
-    where they are too many, greedily, which can miss half of it.
+    chosen among on their own: by an integer program, so that it is the maximum but for
+    a millionth of their heaviest pair, the solver's tolerance, or, where they are too
+    many, greedily, which can miss half of it.
     """
     taken = np.zeros(len(pairs), dtype=bool)
     useful = np.flatnonzero(weights > 0)
