@@ -10,6 +10,8 @@ _MOST_PAIRS = 10_000
 """Connected pairs up to which the choice is an integer program (some 2 s)."""
 _MOST_NODES = 100
 """Relaxations after which such a program is given up."""
+_SCALE = 1e6
+"""The heaviest pair's weight in a program, which is solved to 1e-6 of its objective."""
 
 
 class Matching(NamedTuple):
@@ -27,9 +29,8 @@ def heaviest(
     """Return the heaviest set in which no member stands twice.
 
     Pairs whose weight is not above zero are never taken. Pairs that are connected are
-    chosen among on their own: by an integer program, so that it is the maximum but for
-    a millionth of their heaviest pair, the solver's tolerance, or, where they are too
-    many, greedily, which can miss half of it.
+    chosen among on their own: by an integer program, so that it is the maximum, or,
+    where they are too many, greedily, which can miss half of it.
     """
     taken = np.zeros(len(pairs), dtype=bool)
     useful = np.flatnonzero(weights > 0)
@@ -76,7 +77,7 @@ def _solved(
         shape=(len(members), len(pairs)),
     )
     found = optimize.milp(
-        -weights / weights.max(),
+        -weights * (_SCALE / weights.max()),
         integrality=np.ones(len(pairs)),
         bounds=optimize.Bounds(0, 1),
         constraints=optimize.LinearConstraint(contains, -np.inf, 1),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -12,17 +12,6 @@ from torch import Tensor
 from trilemma.metrics import coders
 from trilemma.metrics.baseline import Rows
 from trilemma.metrics.coders import Coder
-
-
-class Groups(NamedTuple):
-    """The entries of a batch, latent after latent."""
-
-    order: Int64[Tensor, " entry"]
-    """What sorts the entries by latent, and those of a latent by row."""
-    latent: Int64[Tensor, " group"]
-    """The latents that fire, increasing."""
-    num: Int64[Tensor, " group"]
-    """How many entries each has; they are consecutive in that order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +51,6 @@ class Batch:
     def size(self) -> Float64[Tensor, " entry"]:
         """Return the absolute value of each entry."""
         return self.value.double().abs()
-
-    @cached_property
-    def by_latent(self) -> Groups:
-        """Return the entries grouped by latent."""
-        # A radix sort takes as many passes as the integer has bytes.
-        order = self.latent.int().argsort(stable=True)
-        latent, num = torch.unique_consecutive(
-            self.latent.index_select(0, order), return_counts=True
-        )
-        return Groups(order, latent, num)
 
 
 class Measure(Protocol):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trilemma import config
+from trilemma import config, toys
 from trilemma.config.toys import Toy
 
 TOY = "configs/toy.yaml"
@@ -85,7 +85,11 @@ def test_a_toy_that_cannot_be_drawn_is_one_line(
 
 @pytest.mark.parametrize("together", [0.75, 1.0])
 def test_frequent_pairs_may_co_occur_as_often_as_they_must(together: float) -> None:
-    Toy(density=0.8, co_occurrence=together)
+    toy = Toy(num_features=2, d_in=2, density=0.8, co_occurrence=together)
+    active = toys.sample(toy, split="train", start=0, num=1 << 14).active
+    assert float(active.all(1).double().mean()) == pytest.approx(
+        0.8 * together, abs=0.02
+    )
 
 
 @pytest.mark.parametrize(
