@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +122,43 @@ def start_flows(environ: dict[str, str]) -> Callable[..., subprocess.Popen[str]]
         )
 
     return start
+
+
+@pytest.fixture
+def killed_and_quiet(
+    tmp_path: Path,
+    start_flows: Callable[..., subprocess.Popen[str]],
+    run_flows: Callable[..., Finished],
+    digests: Callable[[Path], dict[str, str]],
+) -> Callable[..., tuple[dict[str, str], dict[str, str]]]:
+    """Return a function that gives the digests of a killed training and a quiet one.
+
+    The one is killed once it has a whole checkpoint, and then resumes.
+    """
+
+    def train(
+        profile: Path, *words: str, deadline_seconds: float
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        quiet, killed = tmp_path / "quiet", tmp_path / "killed"
+        ended = run_flows(quiet, "training", profile, *words)
+        assert ended.status == 0, ended.err
+        for stage in ("lm", "corpus", "harvest"):
+            shutil.copytree(quiet / stage, killed / stage)
+        process = start_flows(killed, "training", profile, *words)
+        deadline = time.monotonic() + deadline_seconds
+        # A checkpoint that is not whole has another name.
+        while not list(killed.glob("training/*/checkpoints/[0-9]*/values.json")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        ended = run_flows(killed, "training", profile, *words)
+        assert ended.status == 0, ended.err
+        assert "resumes at step" in ended.err + ended.out
+        return digests(killed), digests(quiet)
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,6 @@
 """SAEs with terms in their loss, through the training stage."""
 
 import json
-import os
-import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -104,7 +100,7 @@ def test_an_sae_with_every_term_is_trained_on_text(text_profile, own_home):
 
 @pytest.mark.slow
 def test_training_with_every_term_resumes_to_the_same_bytes(
-    text_profile, tmp_path, start_flows, run_flows, digests
+    text_profile, killed_and_quiet
 ):
     words = (
         f"saes.0.terms={ALL}",
@@ -112,21 +108,7 @@ def test_training_with_every_term_resumes_to_the_same_bytes(
         "training.batch_tokens=128",
         "training.checkpoint_every_steps=7",
     )
-    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
-    ended = run_flows(quiet, "training", text_profile, *words)
-    assert ended.status == 0, ended.err
-    for stage in ("lm", "corpus", "harvest"):
-        shutil.copytree(quiet / stage, killed / stage)
-    process = start_flows(killed, "training", text_profile, *words)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    # A checkpoint that is not whole has another name.
-    while not list(killed.glob("training/*/checkpoints/[0-9]*/values.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    ended = run_flows(killed, "training", text_profile, *words)
-    assert ended.status == 0, ended.err
-    assert "resumes at step" in ended.err + ended.out
-    assert digests(killed) == digests(quiet)
+    killed, quiet = killed_and_quiet(
+        text_profile, *words, deadline_seconds=DEADLINE_SECONDS
+    )
+    assert killed == quiet

@@ -1,10 +1,7 @@
 """Transcoders beside SAEs of the hook that they read, through every stage."""
 
 import json
-import os
 import shutil
-import signal
-import time
 
 import pytest
 import torch
@@ -131,7 +128,7 @@ def test_transcoders_are_not_held_against_narrower_ones(text_profile, own_home):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_transcoder_resumes_to_the_same_bytes(
-    text_profile, tmp_path, start_flows, run_flows, digests, ranks
+    text_profile, killed_and_quiet, ranks
 ):
     words = (
         *SHORT,
@@ -141,21 +138,7 @@ def test_killed_transcoder_resumes_to_the_same_bytes(
         "training.checkpoint_every_steps=7",
         f"compute.ranks_per_sae={ranks}",
     )
-    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
-    ended = run_flows(quiet, "training", text_profile, *words)
-    assert ended.status == 0, ended.err
-    for stage in ("lm", "corpus", "harvest"):
-        shutil.copytree(quiet / stage, killed / stage)
-    process = start_flows(killed, "training", text_profile, *words)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    # A checkpoint that is not whole has another name.
-    while not list(killed.glob("training/*/checkpoints/[0-9]*/values.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    ended = run_flows(killed, "training", text_profile, *words)
-    assert ended.status == 0, ended.err
-    assert "resumes at step" in ended.err + ended.out
-    assert digests(killed) == digests(quiet)
+    killed, quiet = killed_and_quiet(
+        text_profile, *words, deadline_seconds=DEADLINE_SECONDS
+    )
+    assert killed == quiet

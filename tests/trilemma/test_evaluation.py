@@ -13,6 +13,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.trilemma.lookup_lm import LookupLM
 from trilemma import evaluation, toys
 from trilemma.config.stages import Evaluation
 from trilemma.config.toys import Toy
@@ -101,7 +102,7 @@ def features(source: Toy) -> Tensor:
 
 
 def prepare(
-    config: Evaluation, rows: Sequences, lm: "TinyLM | None" = None
+    config: Evaluation, rows: Sequences, lm: "LookupLM | None" = None
 ) -> evaluation.Baseline:
     flat = rows.x.reshape(-1, rows.x.shape[-1])
     return evaluation.baseline(
@@ -122,7 +123,7 @@ def measure(
     *,
     features: Tensor | None = None,
     sizes: tuple[int, ...] = (128,),
-    lm: "TinyLM | None" = None,
+    lm: "LookupLM | None" = None,
 ) -> evaluation.EvaluationResult:
     return evaluation.evaluate(
         sae,
@@ -395,29 +396,11 @@ def test_held_out_rows_that_are_all_masked_are_an_error(
         prepare(config, rows)
 
 
-@dataclass
-class TinyLM:
-    """Activations are embeddings; logits are linear in them."""
-
-    table: Tensor
-    unembedding: Tensor
-    predicts_next: bool = True
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        return self.table[tokens] @ self.unembedding
-
-    def logits_replaced(self, tokens: Tensor, hook: str, x_hat: Tensor) -> Tensor:
-        return x_hat @ self.unembedding
-
-    def embedding(self) -> Tensor:
-        return self.table
-
-
-def tiny_lm() -> TinyLM:
+def tiny_lm() -> LookupLM:
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(17, 16, generator=generator)
     # A token is most likely followed by itself.
-    return TinyLM(table, table.T.contiguous() / 4)
+    return LookupLM(table, table.T.contiguous() / 4, hooks=("toy", "written"))
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trilemma.test_evaluation import CTX, TinyLM, cut, prepare, tiny_lm
+from tests.trilemma.lookup_lm import LookupLM
+from tests.trilemma.test_evaluation import CTX, cut, prepare, tiny_lm
 from trilemma import evaluation
 from trilemma.config.stages import Evaluation
 from trilemma.sae import SAE
@@ -64,7 +65,7 @@ def measure(
     rows: Sequences,
     *,
     reads: Callable[[], Iterator[Sequences]] | None,
-    lm: TinyLM | None = None,
+    lm: LookupLM | None = None,
     sizes: tuple[int, ...] = (NUM_SEQS,),
 ) -> evaluation.EvaluationResult:
     return evaluation.evaluate(

@@ -8,32 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.lookup_lm import LookupLM
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import additivity
 from trilemma.sequences import Sequences
 
 VOCAB, D_IN, CTX = 30, 8, 12
 DOCUMENTS = np.arange(100, 105)
-
-
-@dataclass
-class ReadOut:
-    """Activations are embeddings of the current token; logits a function of them."""
-
-    table: Tensor
-    unembedding: Tensor
-    shape: Callable[[Tensor], Tensor]
-    predicts_next: bool = True
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        return self.shape(self.table[tokens] @ self.unembedding)
-
-    def logits_replaced(self, tokens: Tensor, hook: str, x_hat: Tensor) -> Tensor:
-        assert x_hat.shape[:2] == tokens.shape
-        return self.shape(x_hat @ self.unembedding)
-
-    def embedding(self) -> Tensor:
-        return self.table
 
 
 @dataclass
@@ -53,14 +34,14 @@ class Halves:
         return acts @ self.W_dec
 
 
-def make(shape: Callable[[Tensor], Tensor]) -> ReadOut:
+def make(shape: Callable[[Tensor], Tensor]) -> LookupLM:
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(VOCAB, D_IN, generator=generator, dtype=torch.float64)
     unembedding = torch.randn(D_IN, VOCAB, generator=generator, dtype=torch.float64)
-    return ReadOut(table, unembedding, shape)
+    return LookupLM(table, unembedding, shape)
 
 
-def rows(lm: ReadOut) -> Sequences:
+def rows(lm: LookupLM) -> Sequences:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, VOCAB, (10, CTX), generator=generator)
     mask = torch.zeros(10, CTX, dtype=torch.uint8)
@@ -70,7 +51,7 @@ def rows(lm: ReadOut) -> Sequences:
 
 
 def measure(
-    lm: ReadOut,
+    lm: LookupLM,
     batch: Sequences,
     *,
     coder: Halves | None = None,

@@ -8,29 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.trilemma.lookup_lm import LookupLM
 from trilemma.metrics import fidelity
 from trilemma.sequences import Sequences
 
 VOCAB, D_IN, CTX = 30, 8, 12
-
-
-@dataclass
-class LookupLM:
-    """Activations are embeddings of the current token; logits are linear in them."""
-
-    table: Tensor
-    unembedding: Tensor
-    predicts_next: bool = True
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        return self.table[tokens] @ self.unembedding
-
-    def logits_replaced(self, tokens: Tensor, hook: str, x_hat: Tensor) -> Tensor:
-        assert hook == "only"
-        return x_hat @ self.unembedding
-
-    def embedding(self) -> Tensor:
-        return self.table
 
 
 @dataclass

@@ -1,36 +1,17 @@
 """Steering moves predictions as the logits say, and not where nothing is added."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.lookup_lm import LookupLM
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import steering
 from trilemma.sequences import Sequences
 
 VOCAB, D_IN, CTX = 30, 8, 12
 DOCUMENTS = np.arange(100, 105)
-
-
-@dataclass
-class LookupLM:
-    """Activations are embeddings of the current token; logits are linear in them."""
-
-    table: Tensor
-    unembedding: Tensor
-    predicts_next: bool = True
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        return self.table[tokens] @ self.unembedding
-
-    def logits_replaced(self, tokens: Tensor, hook: str, x_hat: Tensor) -> Tensor:
-        return x_hat @ self.unembedding
-
-    def embedding(self) -> Tensor:
-        return self.table
 
 
 class Identity:
