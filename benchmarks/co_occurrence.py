@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trilemma import toys
-from trilemma.config.saes import TopK, Training
+from trilemma.config.saes import TopK
 from trilemma.config.toys import Toy
+from trilemma.config.training import Training
 from trilemma.metrics.coders import Coder
 from trilemma.start import Start
 from trilemma.theory import distortion_tax, rate_tax

@@ -34,7 +34,8 @@ import torch
 from pydantic import TypeAdapter
 
 from benchmarks import machine
-from trilemma.config.saes import SAEConfig, Training
+from trilemma.config.saes import SAEConfig
+from trilemma.config.training import Training
 from trilemma.start import Start
 from trilemma.training import Member
 

@@ -22,7 +22,8 @@ from benchmarks.random_store import CHUNK_ROWS, CTX, HOOK, Shape
 from storage import gathering
 from storage.order import TrainingOrder
 from storage.store import Store
-from trilemma.config.saes import TopK, Training
+from trilemma.config.saes import TopK
+from trilemma.config.training import Training
 from trilemma.start import Start
 from trilemma.training import Member
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from trilemma import evaluation
-from trilemma.config.saes import TopK, Training
+from trilemma.config.saes import TopK
 from trilemma.config.stages import Evaluation
+from trilemma.config.training import Training
 from trilemma.sae import SAE
 from trilemma.sequences import MASK_SPECIAL, Sequences
 from trilemma.start import Start

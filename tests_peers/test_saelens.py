@@ -15,8 +15,8 @@ from trilemma.config.saes import (
     ReLU,
     SAEConfig,
     TopK,
-    Training,
 )
+from trilemma.config.training import Training
 from trilemma.sae import SAE
 from trilemma.start import Start
 from trilemma.training import Member

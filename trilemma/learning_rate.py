@@ -2,7 +2,8 @@
 
 import math
 
-from trilemma.config.saes import SAEConfig, Training
+from trilemma.config.saes import SAEConfig
+from trilemma.config.training import Training
 
 
 def peak(config: SAEConfig) -> float:

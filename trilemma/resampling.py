@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from trilemma.codes import Code
-from trilemma.config.saes import SAEConfig, Training
+from trilemma.config.saes import SAEConfig
+from trilemma.config.training import Training
 from trilemma.kinds.kind import Batch, Kind, Weights
 from trilemma.ranks import Ranks
 

@@ -18,7 +18,8 @@ from trilemma import (
     weight_layout,
 )
 from trilemma import terms as added_terms
-from trilemma.config.saes import SAEConfig, Training
+from trilemma.config.saes import SAEConfig
+from trilemma.config.training import Training
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.ranks import ALONE, Ranks

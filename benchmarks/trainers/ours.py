@@ -5,7 +5,8 @@ from torch import Tensor
 
 from benchmarks.trainers.serving import Contest, serve
 from trilemma import allocation
-from trilemma.config.saes import SAEConfig, Training
+from trilemma.config.saes import SAEConfig
+from trilemma.config.training import Training
 from trilemma.start import Start
 from trilemma.training import Member
 

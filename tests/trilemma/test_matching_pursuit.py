@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from trilemma import matching_pursuit
-from trilemma.config.saes import BatchTopK, Matryoshka, TopK, Training
+from trilemma.config.saes import BatchTopK, Matryoshka, TopK
+from trilemma.config.training import Training
 from trilemma.matching_pursuit import Pursuit
 from trilemma.start import Start
 from trilemma.training import Member

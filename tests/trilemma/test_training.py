@@ -20,7 +20,8 @@ from tests.trilemma.kinds.samples import (
     trained_by,
 )
 from trilemma import kinds
-from trilemma.config.saes import SAEConfig, TopK, Training
+from trilemma.config.saes import SAEConfig, TopK
+from trilemma.config.training import Training
 from trilemma.non_finite import NonFiniteLossError
 from trilemma.sae import SAE
 from trilemma.training import Member

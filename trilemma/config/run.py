@@ -14,15 +14,11 @@ from pydantic import (
 
 from trilemma.config import sources, stages
 from trilemma.config.pretrained import FamilyConfig, Pretrained
-from trilemma.config.saes import (
-    Control,
-    SAEConfig,
-    TopK,
-    Training,
-)
+from trilemma.config.saes import SAEConfig, TopK
 from trilemma.config.section import Section
 from trilemma.config.terms import Terms
 from trilemma.config.toys import Toy
+from trilemma.config.training import Control, Training
 
 TOY_HOOK = "toy"
 _SAE: TypeAdapter[SAEConfig] = TypeAdapter(SAEConfig)

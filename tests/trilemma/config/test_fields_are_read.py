@@ -11,7 +11,7 @@ from trilemma.config.section import Section
 
 PACKAGES = ("flows", "storage", "tasks", "trilemma")
 # What these do with their fields, names for people among it, is not yet a use.
-DEFINITIONS = {"saes.py", "sources.py", "stages.py", "terms.py"}
+DEFINITIONS = {"saes.py", "sources.py", "stages.py", "terms.py", "training.py"}
 
 
 def sections(model: type[BaseModel]) -> list[type[BaseModel]]:

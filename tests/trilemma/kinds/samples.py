@@ -13,9 +13,9 @@ from trilemma.config.saes import (
     ReLU,
     SAEConfig,
     TopK,
-    Training,
     Tree,
 )
+from trilemma.config.training import Training
 from trilemma.kinds.kind import Batch, Kind
 from trilemma.start import Start
 from trilemma.training import Member

@@ -10,8 +10,8 @@ from torch.nn import functional
 from tests.trilemma.kinds.samples import CONFIGS, start_of
 from tests.trilemma.kinds.transcoders import HOOKS
 from trilemma import toys
-from trilemma.config.saes import Training
 from trilemma.config.toys import Toy
+from trilemma.config.training import Training
 from trilemma.training import Member
 
 LEAST_COSINE = 0.95
