@@ -7,6 +7,7 @@ from storage.store_writer import Layout, StoreWriter, forget_commits
 from tasks import finishing, harvesting
 from tasks.finishing import Finished
 from tasks.harvesting import Source
+from trilemma import allocation
 
 HIGH_NORM_RATIO = 10.0
 
@@ -18,15 +19,18 @@ def harvest(
     place = LocalPlace(folder)
     writer = StoreWriter(place, "train", layout, num_seqs=source.num_seqs)
     settings = harvesting.Settings(batch_seqs, HIGH_NORM_RATIO)
-    harvesting.write_groups(
-        writer,
-        source,
-        settings,
-        harvesting.share(writer, settings, 0, 1),
-        split="train",
-        asked=lambda: False,
-        report=lambda progress: None,
-    )
-    finished = finishing.finish(writer, source, HIGH_NORM_RATIO, asked=lambda: False)
+    with allocation.kept():
+        harvesting.write_groups(
+            writer,
+            source,
+            settings,
+            harvesting.share(writer, settings, 0, 1),
+            split="train",
+            asked=lambda: False,
+            report=lambda progress: None,
+        )
+        finished = finishing.finish(
+            writer, source, HIGH_NORM_RATIO, asked=lambda: False
+        )
     forget_commits(place)
     return finished

@@ -1,4 +1,8 @@
-"""Harvest against the bare forward pass and SAELens: `python -m benchmarks.harvest`."""
+"""Harvest against the bare forward pass and SAELens: `python -m benchmarks.harvest`.
+
+"bare" has the memory that a stage keeps for itself, as our harvest has; "plain" is the
+same model in a process that asks the kernel for memory as any process does.
+"""
 
 import argparse
 import itertools
@@ -7,6 +11,7 @@ import random
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,16 +24,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import engine, machine
+from benchmarks import bare, engine, machine
+from benchmarks.bare import BATCH_SEQS, CTX, D_IN, LAYER, NUM_LAYERS, VOCAB
 from storage.artifacts import COMMITS
 from storage.store_writer import Layout
 from tasks import harvesting
+from trilemma import allocation
 from trilemma import harvest as library
 from trilemma.config.sources import Dtype
 from trilemma.lm import LM, quiet
 
-D_IN, NUM_LAYERS, LAYER, VOCAB = 512, 6, 3, 50_304
-CTX, BATCH_SEQS = 128, 32
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 CHUNK_BYTES = 16 << 20
 END = "<|endoftext|>"
@@ -85,6 +90,8 @@ def _ratios(speeds: Mapping[str, list[float]]) -> dict[str, float | None]:
     return {
         "forward_fraction_fp32": ratio("harvest float32", "bare float32"),
         "forward_fraction_bf16": ratio("harvest bfloat16", "bare bfloat16"),
+        "plain_forward_fraction_fp32": ratio("harvest float32", "plain float32"),
+        "plain_forward_fraction_bf16": ratio("harvest bfloat16", "plain bfloat16"),
         "vs_saelens_fp32": ratio("harvest float32", "SAELens float32"),
         "bf16_vs_saelens_fp32": ratio("harvest bfloat16", "SAELens float32"),
     }
@@ -95,7 +102,7 @@ def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
     contests: dict[str, Contest] = {}
     sizes: dict[str, int] = {}
     for dtype in DTYPES:
-        bare = _bare(folder / "model", dtype, device)
+        blocks = bare.timed(folder / "model", getattr(torch, dtype), device)
         lm = LM.load(
             folder / "model",
             dtype=getattr(torch, dtype),
@@ -103,11 +110,14 @@ def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
             processing="none",
             attention="sdpa",
         )
-        contests[dtype] = _turns(bare, lm, dtype, folder)
-        bare(4)
-        rate = 2 * TURN_BATCHES / bare(2 * TURN_BATCHES)
+        contests[dtype] = _turns(blocks, lm, dtype, folder)
+        with allocation.kept():
+            blocks(TURN_BATCHES)
+            rate = 2 * TURN_BATCHES / blocks(2 * TURN_BATCHES)
         turns = -(-int(arguments.seconds * rate) // TURN_BATCHES)
         sizes[dtype] = turns * TURN_BATCHES
+        contests[f"plain {dtype}"] = _plain(dtype, folder, device)
+        sizes[f"plain {dtype}"] = sizes[dtype]
     if arguments.peers_python.exists():
         contests["SAELens"] = _saelens(arguments.peers_python, folder, device)
         sizes["SAELens"] = sizes["float32"]
@@ -124,28 +134,9 @@ def _speeds(arguments: Arguments, folder: Path) -> dict[str, list[float]]:
     return speeds
 
 
-def _bare(folder: Path, dtype: Dtype, device: str) -> Callable[[int], float]:
-    """Return what times the model's own blocks alone, up to the hook's."""
-    with quiet():
-        whole = GPTNeoXForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    blocks = whole.gpt_neox.eval().to(device)
-    blocks.layers = blocks.layers[: LAYER + 1]
-    blocks.final_layer_norm = torch.nn.Identity()
-
-    @torch.inference_mode()
-    def run(num_batches: int) -> float:
-        tokens = _tokens(num_batches * BATCH_SEQS)
-        began = time.perf_counter()
-        for batch in torch.split(torch.from_numpy(tokens).long(), BATCH_SEQS):
-            blocks(batch.to(device), use_cache=False)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    return run
-
-
-def _turns(bare: Callable[[int], float], lm: LM, dtype: Dtype, folder: Path) -> Contest:
+def _turns(
+    blocks: Callable[[int], float], lm: LM, dtype: Dtype, folder: Path
+) -> Contest:
     """Return what times a whole harvest, the bare model's turns between its parts.
 
     Of the harvest that is chunks, statistics, masks and metadata. Before the bare model
@@ -155,7 +146,7 @@ def _turns(bare: Callable[[int], float], lm: LM, dtype: Dtype, folder: Path) -> 
     turn_parts = TURN_BATCHES * BATCH_SEQS // chunk_seqs
 
     def run(num_batches: int) -> dict[str, float]:
-        tokens = _tokens(num_batches * BATCH_SEQS)
+        tokens = bare.tokens(num_batches * BATCH_SEQS)
         target = folder / "harvest"
         target.mkdir()
         bare_seconds = between_seconds = 0.0
@@ -167,7 +158,7 @@ def _turns(bare: Callable[[int], float], lm: LM, dtype: Dtype, folder: Path) -> 
             while len([*(target / f"train{COMMITS}").glob("*")]) < parts:
                 time.sleep(1e-3)
             began = time.perf_counter()
-            bare_seconds += bare(TURN_BATCHES)
+            bare_seconds += blocks(TURN_BATCHES)
             between_seconds += time.perf_counter() - began
 
         try:
@@ -220,6 +211,18 @@ def harvest(
     engine.harvest(target, source, layout, batch_seqs=BATCH_SEQS)
 
 
+def _plain(dtype: Dtype, folder: Path, device: str) -> Contest:
+    """Return what times the bare model in a process with any process's memory."""
+
+    def run(num_batches: int) -> dict[str, float]:
+        words = [sys.executable, "-m", "benchmarks.bare", str(folder / "model"), dtype]
+        words += [device, str(num_batches), str(torch.get_num_threads())]
+        ended = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        return {f"plain {dtype}": float(ended.stdout)}
+
+    return run
+
+
 def _saelens(python: Path, folder: Path, device: str) -> Contest:
     """Return what times SAELens's runner in its own environment, by its own clock."""
 
@@ -239,11 +242,6 @@ def _saelens(python: Path, folder: Path, device: str) -> Contest:
         return {"SAELens float32": seconds}
 
     return run
-
-
-def _tokens(num_seqs: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
-    drawn = np.random.default_rng(0).integers(0, VOCAB - 1, (num_seqs, CTX))
-    return drawn.astype(np.int32)
 
 
 def _make_model(folder: Path) -> None:

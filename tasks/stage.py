@@ -25,6 +25,7 @@ from storage.places import LocalPlace, Place, PlaceError
 from tasks import environment
 from tasks.interruption import Interrupted
 from tasks.plan import VERSIONS, Plan, Step
+from trilemma import allocation
 
 # What a full disk, a damaged file, a small machine or a mistake raises: one line tells
 # enough. Anything else is a bug of ours, whose traceback is wanted.
@@ -287,7 +288,8 @@ def _work(work: Work, body: Callable[[Work], None]) -> None:
         for step in work.pending:
             work.begin(step)
         work.fetch_parents()
-        body(work)
+        with allocation.kept():
+            body(work)
     except Interrupted:
         work.pause()
         raise

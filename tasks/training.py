@@ -29,7 +29,7 @@ from tasks.hooks import Hooks
 from tasks.plan import Plan, Step
 from tasks.rank import Job
 from tasks.stepping import Trainee
-from trilemma import allocation, pretrained
+from trilemma import pretrained
 from trilemma import training as library
 from trilemma.config.pretrained import Pretrained
 from trilemma.config.sources import HubCorpus, HubLM
@@ -127,7 +127,7 @@ def _train_hook(
     _check_ranks(compute, found)
     model = terms.load_lm(plan, steps)
     began = time.monotonic()
-    with allocation.kept(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         trainees = []
         for step in steps:
             try:

@@ -28,6 +28,7 @@ from tasks.corpus import SPLITS, Split
 from tasks.harvesting import Progress, Settings
 from tasks.interruption import Interrupted
 from tasks.plan import Plan
+from trilemma import allocation
 from trilemma.config.stages import Compute
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -329,7 +330,8 @@ def _do(
     torch.set_num_threads(share.threads)
     opened = open_sources(share.plan, share.settings.batch_seqs)
     _check_same(share, opened)
-    work(share, opened, asked=asked, report=lambda split, progress: report(progress))
+    with allocation.kept():
+        work(share, opened, asked=asked, report=lambda _, progress: report(progress))
 
 
 def _check_home(share: Share) -> None:

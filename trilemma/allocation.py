@@ -1,4 +1,4 @@
-"""Memory that a training step uses again: no page is asked of the kernel twice."""
+"""Memory that a stage uses again: no page is asked of the kernel twice."""
 
 import contextlib
 import ctypes
@@ -15,9 +15,10 @@ def kept() -> Iterator[None]:
     """Let freed memory stay with this process; at the end of the block it goes back.
 
     glibc maps a large tensor afresh each time, and the kernel clears every page of it
-    at its first touch: with 400 MB of pre-activations, a third of a training step.
-    For the main thread; others keep blocks of up to 64 MB. Without effect where malloc
-    is not glibc's.
+    at its first touch: with 400 MB of pre-activations, a third of a training step; of a
+    small LM's forward pass on two cores, a sixth (benchmarks/RESULTS.md). For the main
+    thread; others keep blocks of up to 64 MB. Without effect where malloc is not
+    glibc's.
     """
     library = ctypes.CDLL(None)
     if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):

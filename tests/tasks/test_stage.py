@@ -3,7 +3,9 @@
 import errno
 import json
 import logging
+import resource
 import shutil
+import sys
 import uuid
 
 import pytest
@@ -139,6 +141,22 @@ def test_stage_is_made_then_cached_then_made_again(outcome):
     assert outcome(committing) == ((), ("harvest",), {})
     assert outcome(committing) == (("harvest",), (), {})
     assert outcome(committing, force=True) == ((), ("harvest",), {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is not glibc's")
+def test_memory_that_a_stage_frees_is_used_again(outcome):
+    faults = []
+
+    def body(work):
+        # The first ones fill what was never asked for.
+        for _ in range(32):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(1 << 24)
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        committing(work)
+
+    outcome(body)
+    assert max(faults[-4:]) < (1 << 26) // resource.getpagesize() / 10
 
 
 def test_reason_that_begins_with_its_stage_is_told_once(plan, outcome):
