@@ -131,13 +131,20 @@ def strata(
     pool, own = labels[labels >= 0], labels[sampled.position]
     generator = np.random.default_rng(seed)
     row, entry = np.unique(sampled.position, return_inverse=True)
-    dealt = [
-        mass(pool[generator.integers(0, len(pool), len(row))][entry], sampled.size)
-        for _ in range(NUM_DEALS)
-    ]
-    n_eff_null = np.mean([effective_number(each) for each in dealt], axis=0)
-    purity_null = np.mean([purity(each) for each in dealt], axis=0)
-    whole = np.stack([effective_number(each.sum(0)) for each in dealt])
+    deals = []
+    for _ in range(NUM_DEALS):  # one is five numbers for each latent and label
+        label = pool[generator.integers(0, len(pool), len(row))][entry]
+        dealt = mass(label, sampled.size)
+        deals.append(
+            (
+                effective_number(dealt),
+                purity(dealt),
+                effective_number(dealt.sum(0)),
+            )
+        )
+    n_effs, purities, wholes = zip(*deals, strict=True)
+    n_eff_null, purity_null = np.mean(n_effs, axis=0), np.mean(purities, axis=0)
+    whole = np.stack(wholes)
     spread = whole.std(0, ddof=1)
     spread = np.where(spread > 0, spread, np.nan)
 
