@@ -71,6 +71,14 @@ def test_saelens_encodes_and_decodes_the_same(
         )
 
 
+def test_saelens_refuses_a_crosscoder_by_its_name(tmp_path: Path) -> None:
+    ours = trained(TopK(kind="topk", d_sae=D_SAE, k=4))
+    ours.widths = (4, D_IN - 4)
+    ours.save(tmp_path)
+    with pytest.raises(KeyError, match="trilemma_topk_crosscoder"):
+        sae_lens.SAE.load_from_disk(tmp_path)
+
+
 @pytest.mark.parametrize("stops_at_repeat", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 6.0])
 @pytest.mark.parametrize("is_centred", [True, False])

@@ -51,6 +51,7 @@ def sae(
         k=found.k,
         pursuit=found.pursuit,
         is_transcoder=center is not None,
+        widths=start.widths,
         metadata={
             "training_architecture": config.kind,
             "l0": l0,

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -219,14 +219,27 @@ class LM:
 
         They have a gradient in `x_hat` where it has one.
         """
+        return self.logits_all_replaced(tokens, {hook: x_hat})
 
-        def replace(value: Tensor | tuple[Tensor, ...], *, hook: object) -> object:
-            if isinstance(value, Tensor):
-                return x_hat.to(value)
-            return (x_hat.to(value[0]), *value[1:])
+    def logits_all_replaced(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        x_hats: Mapping[str, Float[Tensor, "batch pos _"]],
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return the logits when the activations of several hooks are replaced."""
 
-        self.check_hook(hook)
-        return self._run(tokens, [(hook, replace)]).float()
+        def replacing(x_hat: Tensor) -> Callable[..., object]:
+            def replace(value: Tensor | tuple[Tensor, ...], *, hook: object) -> object:
+                if isinstance(value, Tensor):
+                    return x_hat.to(value)
+                return (x_hat.to(value[0]), *value[1:])
+
+            return replace
+
+        for hook in x_hats:
+            self.check_hook(hook)
+        hooks = [(hook, replacing(x_hat)) for hook, x_hat in x_hats.items()]
+        return self._run(tokens, hooks).float()
 
     @torch.inference_mode()
     def embedding(self) -> Float[Tensor, "vocab d_model"]:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from trilemma import activation_functions, matching_pursuit
-from trilemma.formats import folders
+from trilemma.formats import folders, folding
 from trilemma.formats.folders import Format
 from trilemma.formats.saelens import Activation, SAEFile
 from trilemma.matching_pursuit import Pursuit
@@ -27,6 +27,9 @@ class SAE(nn.Module):
     A transcoder reconstructs other activations than it reads, of a width of their own.
     It encodes x as activation(x W_enc + b_enc), and its reconstruction has x W_skip
     besides where it skips.
+
+    A crosscoder reads and reconstructs several hooks side by side, `widths` of which
+    make a row: W_enc, W_dec and b_dec are those of the hooks end to end.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class SAE(nn.Module):
         k: int | None = None,
         pursuit: Pursuit | None = None,
         is_transcoder: bool = False,
+        widths: tuple[int, ...] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -56,6 +60,7 @@ class SAE(nn.Module):
         assert (parents is not None) == (activation == "tree")
         assert (k is not None) == (activation == "topk")
         assert (pursuit is not None) == (activation == "matching_pursuit")
+        assert not widths or (sum(widths) == len(b_dec) and not is_transcoder)
         assert is_transcoder or (W_skip is None and len(b_dec) == len(W_enc))
         self.activation = activation
         self.W_enc = nn.Parameter(W_enc)
@@ -72,6 +77,8 @@ class SAE(nn.Module):
         self.k = k
         self.pursuit = pursuit
         self.is_transcoder = is_transcoder
+        self.widths = tuple(widths)
+        """Of a crosscoder, the widths of its hooks; empty for any other SAE."""
         self.metadata: dict[str, Any] = dict(metadata or {})
         """JSON values (hence `Any`) on where the SAE comes from; saved with it."""
 
@@ -127,6 +134,21 @@ class SAE(nn.Module):
         """Return the reconstruction of each activation."""
         return self.reconstruct(x, self.encode(x))
 
+    def of_scaled(self, factors: Float64[Tensor, "d_in"]) -> "SAE":
+        """Return the SAE of x that this one is of x * factors, with the same code."""
+        assert not self.is_transcoder
+        assert self.pursuit is None
+        tensors: dict[str, Any] = folding.unscaled_dimensions(
+            self.state_dict(), factors
+        )
+        return SAE(
+            self.activation,
+            **tensors,
+            k=self.k,
+            widths=self.widths,
+            metadata=self.metadata,
+        )
+
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """Return the SAE of a folder in any format that `formats.folders` reads."""
@@ -137,6 +159,7 @@ class SAE(nn.Module):
             k=file.k,
             pursuit=file.pursuit,
             is_transcoder=file.is_transcoder,
+            widths=file.widths,
             metadata=file.metadata,
         )
         return sae.to(device)
@@ -155,12 +178,14 @@ class SAE(nn.Module):
             self.metadata,
             pursuit=self.pursuit,
             is_transcoder=self.is_transcoder,
+            widths=self.widths,
         )
         folders.write(file, folder, file_format)
 
     def __repr__(self) -> str:
         k = "" if self.k is None else f", k={self.k}"
         out = f", d_out={self.d_out}" if self.is_transcoder else ""
+        out += f", widths={list(self.widths)}" if self.widths else ""
         return f"SAE({self.activation}, d_in={self.d_in}, d_sae={self.d_sae}{out}{k})"
 
     def _acts(self, pre_acts: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ class Start(NamedTuple):
     """The mean of ||x||^2, in their own units."""
     center: Float[Tensor, "d_in"] | None = None
     """Where b_dec starts, in their own units; None: at their mean."""
+    widths: tuple[int, ...] = ()
+    """Of a joint hook, the widths of its hooks side by side; empty for one hook."""
 
     @property
     def scaled_center(self) -> Float[Tensor, "d_in"]:

@@ -52,6 +52,9 @@ class Member:
     centred by the constant centre of x, not by b_dec; on export both scales and that
     centre are folded into the weights.
 
+    Of a joint hook x is the hooks' rows side by side; its start says how wide each is,
+    which only a penalty by decoder norms asks for.
+
     Decoder rows keep unit norm in every kind whose penalty does not weigh with their
     norms: the gradient along a row is removed before the step and the row is normalised
     after it. Without that L1 could be evaded by small activations with large rows, and
@@ -202,6 +205,7 @@ class Member:
             if y is None
             else y.to(self._device, torch.float32) * self._target.scale,
             center=self._center,
+            widths=self._start.widths,
         )
 
     @property

@@ -332,6 +332,26 @@ def test_own_activations_put_back_change_nothing(tiny_lm):
     assert torch.equal(tiny_lm.logits_replaced(tokens, hook, x), tiny_lm.logits(tokens))
 
 
+def test_own_activations_of_two_hooks_put_back_change_nothing(tiny_lm):
+    tokens = tokens_for(tiny_lm)
+    hooks = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+    logits = tiny_lm.logits_all_replaced(tokens, tiny_lm.activations(tokens, hooks))
+    assert torch.equal(logits, tiny_lm.logits(tokens))
+
+
+def test_the_later_of_two_hooks_hides_the_earlier_where_all_passes_through_it(tiny_lm):
+    tokens = tokens_for(tiny_lm)
+    first, last = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
+    x = tiny_lm.activations(tokens, [last])[last] + 1
+    both = {first: torch.zeros(*tokens.shape, 32), last: x}
+    alone = tiny_lm.logits_replaced(tokens, last, x)
+    assert torch.equal(tiny_lm.logits_all_replaced(tokens, both), alone)
+    beside = {first: both[first], "blocks.1.hook_mlp_out": x}
+    changed = tiny_lm.logits_all_replaced(tokens, beside)
+    replaced = tiny_lm.logits_replaced(tokens, "blocks.1.hook_mlp_out", x)
+    assert not torch.allclose(changed, replaced)
+
+
 def test_replacing_the_last_block_leaves_the_bias_of_the_final_norm(tiny_lm):
     tokens, hook = tokens_for(tiny_lm), "blocks.2.hook_resid_post"
     x_hat = torch.zeros(*tokens.shape, tiny_lm.d_in(hook))

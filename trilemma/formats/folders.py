@@ -68,4 +68,9 @@ def write(file: SAEFile, folder: str | Path, file_format: Format) -> None:
         raise ValueError(
             f"{file_format}: found a transcoder; choose saelens, which has them"
         )
+    if file.widths and file_format != "saelens":
+        raise ValueError(
+            f"{file_format}: found a crosscoder; choose saelens, in whose folders it "
+            "has an architecture of our own"
+        )
     _WRITERS[file_format](file, Path(folder))

@@ -37,6 +37,22 @@ def unscaled_input(
     return _shifted({**tensors, **changed}, -(center.double() @ W_enc))
 
 
+def unscaled_dimensions(
+    tensors: Mapping[str, Tensor], factors: Tensor
+) -> dict[str, Tensor]:
+    """Return weights whose input is x, from those whose input is x * factors.
+
+    (x f - b_dec) W_enc = (x - b_dec / f) (f W_enc), so biases of the encoder and
+    thresholds stay as they are.
+    """
+    changed = {
+        "W_enc": tensors["W_enc"] * factors[:, None],
+        "W_dec": tensors["W_dec"] / factors,
+        "b_dec": tensors["b_dec"] / factors,
+    }
+    return {**tensors, **{name: tensor.float() for name, tensor in changed.items()}}
+
+
 def unit_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return an SAE with a unit-norm decoder, from one that is rescaled as it runs.
 

@@ -36,6 +36,11 @@ _TRANSCODERS: dict[Activation, str] = {
     "gated": "trilemma_gated_transcoder",
     "tree": "trilemma_tree_transcoder",
 }
+# Ours: SAELens has none.
+_CROSSCODERS: dict[Activation, str] = {
+    name: f"trilemma_{name}_crosscoder"
+    for name in ("relu", "topk", "jumprelu", "gated", "tree")
+}
 
 
 class _Form(NamedTuple):
@@ -44,6 +49,7 @@ class _Form(NamedTuple):
     activation: Activation
     is_transcoder: bool = False
     has_skip: bool = False
+    is_crosscoder: bool = False
 
 
 _READABLE: dict[str, _Form] = (
@@ -55,6 +61,10 @@ _READABLE: dict[str, _Form] = (
         )
         for activation, name in _TRANSCODERS.items()
         for prefix in ("", "skip_")
+    }
+    | {
+        name: _Form(activation, is_crosscoder=True)
+        for activation, name in _CROSSCODERS.items()
     }
 )
 _GATES = ("b_gate", "b_mag", "r_mag")
@@ -80,6 +90,8 @@ class SAEFile(NamedTuple):
     is_transcoder: bool = False
     """Whether it reconstructs other activations than it reads, which b_dec then does
     not centre."""
+    widths: tuple[int, ...] = ()
+    """Of a crosscoder, the widths of the hooks that make a row."""
 
 
 def write(file: SAEFile, folder: str | Path) -> None:
@@ -91,6 +103,7 @@ def write(file: SAEFile, folder: str | Path) -> None:
         file.activation,
         is_transcoder=file.is_transcoder,
         has_skip="W_skip" in file.tensors,
+        is_crosscoder=bool(file.widths),
     )
     architecture = next(name for name, each in _READABLE.items() if each == form)
     config: dict[str, Any] = {
@@ -106,6 +119,8 @@ def write(file: SAEFile, folder: str | Path) -> None:
     }
     if file.is_transcoder:
         config["d_out"] = len(file.tensors["b_dec"])
+    if file.widths:
+        config["hook_widths"] = list(file.widths)
     if file.k is not None:
         config |= {"k": file.k, "rescale_acts_by_decoder_norm": False}
     if file.pursuit is not None:
@@ -146,7 +161,7 @@ def read(folder: str | Path) -> SAEFile:
         raise ValueError(
             f"{folder}: found finetuning_scaling_factor=True; only False can be read"
         )
-    activation, is_transcoder, _ = _READABLE[architecture]
+    activation, is_transcoder, _, is_crosscoder = _READABLE[architecture]
     tensors = _tensors(folder / WEIGHTS_FILE, architecture)
     pursuit = None
     if activation == "matching_pursuit":
@@ -162,9 +177,33 @@ def read(folder: str | Path) -> SAEFile:
         tensors = folding.unit_decoder(tensors)
     k = int(config["k"]) if activation == "topk" else None
     metadata = dict(config.get("metadata", {}))
+    widths: tuple[int, ...] = ()
+    if is_crosscoder:
+        widths = _widths(folder, config, d_in=len(tensors["b_dec"]))
     return SAEFile(
-        activation, tensors, k, metadata, pursuit, is_transcoder=is_transcoder
+        activation,
+        tensors,
+        k,
+        metadata,
+        pursuit,
+        is_transcoder=is_transcoder,
+        widths=widths,
     )
+
+
+def _widths(folder: Path, config: dict[str, Any], *, d_in: int) -> tuple[int, ...]:
+    """Return how wide each of a crosscoder's hooks is."""
+    found = config.get("hook_widths")
+    if (
+        not isinstance(found, list)
+        or not all(isinstance(width, int) and width > 0 for width in found)
+        or sum(found) != d_in
+    ):
+        raise ValueError(
+            f"{folder}: found hook_widths {found!r}; they are a list of widths whose "
+            f"sum is d_in, which is {d_in}"
+        )
+    return tuple(found)
 
 
 def _modern(config: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +242,7 @@ def _names(architecture: str) -> list[str]:
     """Return which tensors a file of an architecture has."""
     if architecture == "matching_pursuit":
         return ["W_dec", "b_dec"]
-    activation, _, has_skip = _READABLE[architecture]
+    activation, _, has_skip, _ = _READABLE[architecture]
     names = ["W_dec", "W_enc", "b_dec"]
     names += ["W_skip"] if has_skip else []
     names += _GATES if activation == "gated" else ["b_enc"]

@@ -49,6 +49,8 @@ class Batch(NamedTuple):
     """The rows to reconstruct, scaled; None: those of x."""
     center: Float[Tensor, "d_in"] | None = None
     """What is subtracted from x before it is encoded; None: b_dec."""
+    widths: tuple[int, ...] = ()
+    """Of a joint hook, the widths of its hooks side by side; empty for one hook."""
 
     @property
     def target(self) -> Float[Tensor, "batch d_out"]:

@@ -1,10 +1,13 @@
 """ReLU SAEs under a penalty on activations: L1, decoder-weighted L1, Lp, log."""
 
 import functools
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from trilemma import losses
+from trilemma import joint_hook, losses
 from trilemma.codes import Code
 from trilemma.config.saes import ReLU
 from trilemma.kinds import annealing, kind, latents
@@ -46,7 +49,7 @@ def of(config: ReLU, found: Latents, weights: Weights, batch: Batch) -> Forward:
         case "l1":
             penalty = losses.l1(acts, batch=size)
         case "l1_decoder_norm":
-            norms = found.spread(weights["W_dec"].norm(dim=1))
+            norms = found.spread(_norms(weights["W_dec"], batch.widths))
             penalty = losses.l1(acts * norms, batch=size)
         case "log":
             assert config.log_scale is not None
@@ -54,6 +57,21 @@ def of(config: ReLU, found: Latents, weights: Weights, batch: Batch) -> Forward:
         case "lp":
             penalty = annealing.penalty(config, acts, batch)
     return Forward(x_hat, batch.error(x_hat), penalty, Code(acts, found.pairs))
+
+
+def _norms(
+    W_dec: Float[Tensor, "d_sae d_in"], widths: Sequence[int]
+) -> Float[Tensor, "d_sae"]:
+    """Return the norm of each decoder row; of a crosscoder the sum over its hooks.
+
+    Lindsey et al. (Anthropic, October 2024), "Sparse Crosscoders for Cross-Layer
+    Features and Model Diffing": sum over l of ||W_dec,i^l||. So a latent of several
+    hooks pays for each of them.
+    """
+    if not widths:
+        norms: Tensor = W_dec.norm(dim=1)
+        return norms
+    return joint_hook.decoder_norms(W_dec, widths).sum(dim=1)
 
 
 def _forward(config: ReLU, weights: Weights, batch: Batch) -> Forward:

@@ -54,6 +54,23 @@ def test_what_was_written_encodes_and_decodes_alike(
     torch.testing.assert_close(found(x), sae(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("file_format", ["dictionary_learning", "sparsify"])
+def test_a_crosscoder_is_refused_where_there_are_no_words_for_it(
+    file_format: Format, tmp_path: Path
+) -> None:
+    sae = an_sae("topk")
+    sae.widths = (2, 4)
+    with pytest.raises(ValueError) as caught:
+        sae.save(tmp_path, file_format)
+    assert str(caught.value) == (
+        f"{file_format}: found a crosscoder; choose saelens, in whose folders it has "
+        "an architecture of our own"
+    )
+    assert not list(tmp_path.iterdir())
+    sae.save(tmp_path)
+    assert SAE.load(tmp_path).widths == (2, 4)
+
+
 @pytest.mark.parametrize(("file_format", "activation"), WRITTEN)
 def test_equal_saes_give_equal_bytes(
     file_format: Format, activation: Activation, tmp_path: Path

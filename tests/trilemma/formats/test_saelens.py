@@ -47,6 +47,10 @@ def a_transcoder(activation: Activation, *, has_skip: bool) -> SAEFile:
     return file._replace(tensors=tensors, is_transcoder=True)
 
 
+def a_crosscoder(activation: Activation) -> SAEFile:
+    return a_file(activation)._replace(widths=(1, 2))
+
+
 def change(folder: Path, **values: Any) -> None:
     path = folder / saelens.CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -78,6 +82,33 @@ def test_a_transcoder_that_was_written_is_read_back(
     assert found.is_transcoder
     assert found.tensors.keys() == file.tensors.keys()
     assert all(torch.equal(found.tensors[n], t) for n, t in file.tensors.items())
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu", "gated"])
+def test_a_crosscoder_that_was_written_is_read_back(
+    tmp_path: Path, activation: Activation
+) -> None:
+    file = a_crosscoder(activation)
+    saelens.write(file, tmp_path)
+    config = json.loads((tmp_path / saelens.CONFIG_FILE).read_text())
+    assert config["architecture"] == f"trilemma_{activation}_crosscoder"
+    found = saelens.read(tmp_path)
+    assert (found.activation, found.k, found.widths) == (activation, file.k, (1, 2))
+    assert all(torch.equal(found.tensors[n], t) for n, t in file.tensors.items())
+
+
+@pytest.mark.parametrize("widths", [None, 3, [3, 1], [1.0, 2.0], [3, 0]])
+def test_a_crosscoder_whose_widths_do_not_add_up_is_refused(
+    tmp_path: Path, widths: object
+) -> None:
+    saelens.write(a_crosscoder("relu"), tmp_path)
+    change(tmp_path, hook_widths=widths)
+    with pytest.raises(ValueError) as caught:
+        saelens.read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: found hook_widths {widths!r}; they are a list of widths whose "
+        "sum is d_in, which is 3"
+    )
 
 
 def test_a_transcoder_is_named_as_saelens_names_it(tmp_path: Path) -> None:
