@@ -1,7 +1,7 @@
 """Evaluation: the rate, distortion, fidelity and polysemanticity of one SAE."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from trilemma.metrics import (
 from trilemma.metrics.baseline import Baseline, baseline
 from trilemma.metrics.bench import Batches, Bench
 from trilemma.metrics.coders import Autoencoder, Coder
+from trilemma.metrics.crosscoding import Crosscoding
 from trilemma.metrics.known_features import KnownFeatures
 from trilemma.metrics.merging import Merging
 from trilemma.metrics.rate_curve import RateCurve
@@ -71,11 +72,15 @@ def evaluate(
     toy: Toy | None = None,
     parents: Int64[np.ndarray, " node"] | None = None,
     read_batches: Batches | None = None,
+    widths: Mapping[str, int] | None = None,
 ) -> EvaluationResult:
     """Return what is measured of an SAE over the held-out rows.
 
     Of a transcoder, baseline, batches, hook and control are those of its target, and
     `read_batches` give the same sequences at the hook that it reads.
+
+    Of a crosscoder `widths` names the hooks whose scaled activations make a row, and
+    how wide each is; the LM is one that is spliced at all of them.
 
     `control` is the frozen-random SAE; it is cut to as many latents a token as this
     SAE fires. `features` are a toy's true directions; with them `polysemanticity` is
@@ -100,7 +105,8 @@ def evaluate(
     known = None if toy is None else KnownFeatures(sae, toy)
     first_rows = FirstRows(embed=unlabelled.embed)
     measures: list[Measure] = [sparsity, merged, *unlabelled.measures, first_rows]
-    measures += [] if known is None else [known]
+    crossed = None if widths is None else Crosscoding(sae.W_dec, baseline, widths)
+    measures += [each for each in (known, crossed) if each is not None]
     measured = tried.measure(sae, measures, reads=read_batches)
     pairs, counts = merged.pairs(), merged.counts()
     ce_rise = None
@@ -169,6 +175,9 @@ def evaluate(
         )
         metrics, controls = metrics | told.metrics, controls | told.controls
         columns, details = columns | told.latents, details | told.details
+    if crossed is not None:
+        metrics |= crossed.scalars(config)
+        columns |= crossed.decoder_shares()
     columns["rate_bits"] = rated.length.latent_bits
     return EvaluationResult(
         metrics,
