@@ -15,14 +15,15 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from storage import durable, provenance, tables
-from storage.store import Store
-from tasks import environment, harvest, lm, stage, training
+from tasks import environment, harvest, hook_rows, lm, stage, training
 from tasks.plan import Plan, Step
 from trilemma import evaluation as library
 from trilemma.config.saes import Group
 from trilemma.config.section import Section
-from trilemma.lm import LM
+from trilemma.joint_hook import JointHook
 from trilemma.metrics import splitting, tree_code
+from trilemma.metrics.fidelity import SplicedLM
+from trilemma.metrics.joint_lm import JointLM
 from trilemma.metrics.scalar import Scalar
 from trilemma.sae import SAE
 from trilemma.sequences import Sequences
@@ -85,11 +86,11 @@ def sequences(
     plan: Plan, hook: str, limit: int | None = None
 ) -> Callable[[], Iterator[Sequences]]:
     """Return a function that starts over the held-out sequences, in stored order."""
-    store = harvest.open_store(plan, "eval")
+    rows = hook_rows.of(plan, "eval", hook)
     batch = plan.run.evaluation.batch_seqs
 
     def batches() -> Iterator[Sequences]:
-        for part in store.sequences(hook, batch, limit=limit):
+        for part in rows.sequences(batch, limit=limit):
             yield Sequences(*part)
 
     return batches
@@ -99,14 +100,14 @@ def _baseline_body(work: stage.Work) -> None:
     (step,) = work.pending
     plan = work.plan
     hook = step.name.removeprefix(BASELINE_PREFIX)
-    held_out, trained = (harvest.open_store(plan, name) for name in ("eval", "train"))
-    _check_same(step, _origin(held_out, hook), _origin(trained, hook))
+    held_out, trained = (hook_rows.of(plan, name, hook) for name in ("eval", "train"))
+    _check_same(step, held_out.origin, trained.origin)
     baseline = library.baseline(
         plan.run.evaluation,
         eval_batches=sequences(plan, hook),
-        train_rows=trained.first_rows(hook, plan.run.evaluation.rate_tokens),
-        mean=trained.mean(hook),
-        lm=_lm(plan),
+        train_rows=trained.first(plan.run.evaluation.rate_tokens),
+        mean=trained.mean,
+        lm=_lm(plan, trained.joint),
         hook=hook,
         token_text=_token_text(plan),
     )
@@ -120,20 +121,22 @@ def _member_body(work: stage.Work) -> None:
     plan = work.plan
     member = plan.member(step.name)
     device = environment.device(plan.run.compute)
-    sae = training.load_sae(step.parents["training"], device)
+    sae = training.load_sae_of_rows(plan, step.parents["training"], device)
     work.check_room(sae.d_sae * _BYTES_PER_LATENT)
     if "trilemma_origin" in sae.metadata:
-        held_out = harvest.open_store(plan, "eval")
-        recorded = sae.metadata["trilemma_origin"]
-        _check_same(step, recorded, _origin(held_out, member.hook))
+        held_out = hook_rows.of(plan, "eval", member.hook)
+        _check_same(step, sae.metadata["trilemma_origin"], held_out.origin)
+    joint = hook_rows.joint(plan, member.target_hook)
     result = library.evaluate(
         sae,
         plan.run.evaluation,
         baseline=_baseline(step),
         eval_batches=sequences(plan, member.target_hook),
-        lm=_lm(plan),
+        lm=_lm(plan, joint),
         hook=member.target_hook,
-        control=training.load_sae(step.parents["training/control"], device),
+        control=training.load_sae_of_rows(
+            plan, step.parents["training/control"], device
+        ),
         features=harvest.features(plan),
         toy=plan.run.toy,
         token_text=_token_text(plan),
@@ -141,6 +144,7 @@ def _member_body(work: stage.Work) -> None:
         read_batches=None
         if member.target_hook == member.hook
         else sequences(plan, member.hook),
+        widths=joint and dict(zip(joint.hooks, joint.widths, strict=True)),
     )
     target = work.folder(step)
     durable.write_json(
@@ -204,8 +208,8 @@ def _splits_body(work: stage.Work) -> None:
     columns: dict[str, list[Any]] = {}
     for narrow, wide in couples:
         found = splitting.splits(
-            training.load_sae(trained[narrow], device),
-            training.load_sae(trained[wide], device),
+            training.load_sae_of_rows(plan, trained[narrow], device),
+            training.load_sae_of_rows(plan, trained[wide], device),
             baseline.rows(sequences(plan, hook, limit=limit)()),
         )
         scalars = splitting.scalars(found)
@@ -242,12 +246,6 @@ def _baseline(step: Step) -> library.Baseline:
     )
 
 
-def _origin(store: Store, hook: str) -> dict[str, Any]:
-    return provenance.origin(
-        store.provenance, hook, ctx=store.ctx, dtype=store.dtypes[hook]
-    )
-
-
 def _check_same(step: Step, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
     for warning in provenance.check_same(step.title, mine, theirs):
         get_run_logger().warning(warning)
@@ -257,11 +255,12 @@ def _shown(scalar: Scalar) -> str:
     return "undefined" if scalar.value is None else f"{scalar.value:.3g}"
 
 
-def _lm(plan: Plan) -> LM | None:
+def _lm(plan: Plan, joint: JointHook | None) -> SplicedLM | None:
     """Return the LM that reads the rows, at the dtype they were harvested with."""
     if plan.run.harvest is None:
         return None
-    return lm.load(plan, dtype=plan.run.harvest.lm_dtype)
+    found = lm.load(plan, dtype=plan.run.harvest.lm_dtype)
+    return found if joint is None else JointLM(found, joint)
 
 
 def _token_text(plan: Plan) -> list[str] | None:

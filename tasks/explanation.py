@@ -96,7 +96,7 @@ def _gathered(batches: Iterable[Sequences]) -> Sequences:
 def _acts(plan: Plan, step: Step, latents: Sequence[int]) -> npt.NDArray[np.float32]:
     """Return the sampled latents' activations, `[num_seqs, ctx, num_latents]`."""
     device = environment.device(plan.run.compute)
-    sae = training.load_sae(step.parents["training"], device)
+    sae = training.load_sae_of_rows(plan, step.parents["training"], device)
     chosen = torch.tensor(latents, dtype=torch.int64, device=device)
     parts = []
     with torch.inference_mode():

@@ -11,9 +11,9 @@ from storage import mixing
 from storage.mixing import Mixing
 from storage.order import TrainingOrder
 from storage.store import Store
-from tasks import environment
-from tasks.harvest import open_store
+from tasks import environment, hook_rows
 from tasks.plan import Plan
+from trilemma.config import joint
 from trilemma.geometric_median import geometric_median
 from trilemma.start import Start
 
@@ -26,7 +26,8 @@ class Hooks(NamedTuple):
     """The activations that SAEs of a hook read, and those that transcoders predict."""
 
     orders: Mapping[str, TrainingOrder]
-    """The order of each, the first that of the hook itself; see `order.together`."""
+    """The order of each, the first that of the hook itself; see `order.together`. Of a
+    joint hook there is one for each of its hooks."""
     mixed: Mixing
     starts: Mapping[str, Start]
     held_out: Mapping[str, Tensor]
@@ -43,8 +44,8 @@ def prepare(plan: Plan, store: Store, hook: str, targets: Iterable[str]) -> Hook
     """
     shared = plan.run.training
     names = list(dict.fromkeys([hook, *targets]))
-    orders = {name: order_of(plan, store, name) for name in names}
-    order = orders[hook]
+    orders = orders_of(plan, store, names)
+    order = next(iter(orders.values()))
     if order.rows_per_epoch < shared.batch_tokens:
         raise ValueError(
             f"training.batch_tokens: found {shared.batch_tokens}, but the store has "
@@ -63,23 +64,29 @@ def prepare(plan: Plan, store: Store, hook: str, targets: Iterable[str]) -> Hook
     return Hooks(
         orders,
         mixed,
-        {name: _start(plan, store, name) for name in names},
+        {name: _start(plan, name) for name in names},
         held_out(plan, names),
         num_steps=order.steps_per_epoch * shared.epochs,
         num_tokens=order.rows_per_epoch * shared.epochs,
     )
 
 
-def order_of(plan: Plan, store: Store, hook: str) -> TrainingOrder:
-    """Return the order in which a hook's rows are read."""
+def orders_of(
+    plan: Plan, store: Store, hooks: Iterable[str]
+) -> dict[str, TrainingOrder]:
+    """Return the order in which the rows of hooks are read, joint ones taken apart."""
     shared = plan.run.training
-    return TrainingOrder(
-        store,
-        hook,
-        seed=shared.seed,
-        batch_tokens=shared.batch_tokens,
-        open_chunks=shared.open_chunks,
-    )
+    return {
+        hook: TrainingOrder(
+            store,
+            hook,
+            seed=shared.seed,
+            batch_tokens=shared.batch_tokens,
+            open_chunks=shared.open_chunks,
+        )
+        for name in hooks
+        for hook in joint.parts(name)
+    }
 
 
 def held_out(plan: Plan, hooks: Iterable[str]) -> dict[str, Tensor]:
@@ -87,21 +94,18 @@ def held_out(plan: Plan, hooks: Iterable[str]) -> dict[str, Tensor]:
     shared = plan.run.training
     if shared.eval_every_steps is None:
         return {}
-    store, device = open_store(plan, "eval"), environment.device(plan.run.compute)
+    device = environment.device(plan.run.compute)
     return {
-        hook: store.first_rows(hook, shared.eval_tokens).to(device) for hook in hooks
+        hook: hook_rows.of(plan, "eval", hook).first(shared.eval_tokens).to(device)
+        for hook in hooks
     }
 
 
-def _start(plan: Plan, store: Store, hook: str) -> Start:
-    start = Start(
-        d_in=store.d_in(hook),
-        mean=store.mean(hook),
-        mean_squared_norm=float(store.statistics(hook)["mean_squared_norm"]),
-    )
+def _start(plan: Plan, hook: str) -> Start:
+    start = hook_rows.start(plan, hook)
     if plan.run.training.b_dec_init == "mean":
         return start
-    rows = store.first_rows(hook, MEDIAN_ROWS)
+    rows = hook_rows.of(plan, "train", hook).first(MEDIAN_ROWS)
     found = geometric_median(rows)
     get_run_logger().info(
         "training: b_dec of %s starts at the geometric median of %s rows, found after "

@@ -131,7 +131,7 @@ def _train(job: Job, desk: _Desk, ranks: Ranks, asked: Callable[[], bool]) -> No
         trainees.append(Trainee(step, member, desk.tracker(step), needed))
     waited = stepping.steps(
         desk,
-        {hook: hooks.order_of(plan, store, hook) for hook in job.starts},
+        hooks.orders_of(plan, store, job.starts),
         trainees,
         job.span,
         asked=asked,

@@ -97,7 +97,7 @@ def _stability(plan: Plan, step: Step, member: Member) -> stability.Stability:
 
 def _dictionary(plan: Plan, step: Step, name: str) -> stability.Dictionary:
     device = environment.device(plan.run.compute)
-    sae = training.load_sae(step.parents[f"training/{name}"], device)
+    sae = training.load_sae_of_rows(plan, step.parents[f"training/{name}"], device)
     states = evaluation.read_latents(step.parents[f"evaluation/{name}"])["state"]
     return stability.Dictionary(sae.W_dec, np.array(states) == "alive")
 

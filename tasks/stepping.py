@@ -11,7 +11,7 @@ from torch import Tensor
 
 from storage import checkpoints, order
 from storage.order import TrainingOrder
-from tasks import environment, interruption
+from tasks import environment, hook_rows, interruption
 from tasks.plan import Plan, Step
 from tasks.terms import Needed
 from tasks.tracking import Tracker
@@ -104,8 +104,8 @@ def steps(
 ) -> float:
     """Train every SAE on each batch; return the seconds for which data was waited.
 
-    The first order is that of the hook that they read, the others are those of the
-    hooks that transcoders among them reconstruct. An SAE that is ahead waits.
+    The orders are those of the hook that they read, or of the hooks that it joins, and
+    of the hooks that transcoders among them reconstruct. An SAE that is ahead waits.
 
     Raises:
         Interrupted: `asked` says so; all is in a checkpoint.
@@ -115,7 +115,8 @@ def steps(
     device = torch.device(environment.device(compute))
     ranks = trainees[0].member.ranks
     active = list(trainees)
-    hook, *_ = orders
+    hook = desk.plan.member(trainees[0].step.name).hook
+    joint = hook_rows.joint(desk.plan, hook)
     reader = order.together(
         orders,
         span.start,
@@ -129,13 +130,13 @@ def steps(
             asked_at = time.monotonic()
             stored = next(batches)
             waited += time.monotonic() - asked_at
-            size = len(stored[hook])
+            size = len(next(iter(stored.values())))
             share = ranks.share(size)
             mine = {
                 name: rows[share].to(device, non_blocking=True).float()
                 for name, rows in stored.items()
             }
-            x = mine[hook]
+            x = mine[hook] if joint is None else joint.joined(mine)
             elsewhere = size - len(x)
             due = [t for t in active if t.member.step_index == index]
             members = [trainee.member for trainee in due]

@@ -11,10 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from storage import durable, provenance
+from storage import durable
 from storage.store import Store
 from tasks import (
     environment,
+    hook_rows,
     hooks,
     interruption,
     progress,
@@ -25,12 +26,14 @@ from tasks import (
     tracking,
 )
 from tasks.harvest import open_store
+from tasks.hook_rows import HookRows
 from tasks.hooks import Hooks
 from tasks.plan import Plan, Step
 from tasks.rank import Job
 from tasks.stepping import Trainee
 from trilemma import pretrained
 from trilemma import training as library
+from trilemma.config import joint
 from trilemma.config.pretrained import Pretrained
 from trilemma.config.sources import HubCorpus, HubLM
 from trilemma.config.stages import Compute
@@ -55,6 +58,13 @@ def load_sae(step: Step, device: str) -> SAE:
     return SAE.load(step.folder / SAE_FOLDER, device=device)
 
 
+def load_sae_of_rows(plan: Plan, step: Step, device: str) -> SAE:
+    """Return the SAE of a training step, for rows as `hook_rows` gives them."""
+    sae = load_sae(step, device)
+    found = hook_rows.joint(plan, plan.member(step.name).hook)
+    return sae if found is None else found.of_rows(sae)
+
+
 def _body(work: stage.Work) -> None:
     store = open_store(work.plan, "train")
     hook_of: dict[str, str] = {}
@@ -65,7 +75,10 @@ def _body(work: stage.Work) -> None:
             _convert(work, store, step, member.config)
         else:
             hook_of[step.key] = member.hook
-            d_in, d_out = store.d_in(member.hook), store.d_in(member.target_hook)
+            d_in, d_out = (
+                hook_rows.width(store, hook)
+                for hook in (member.hook, member.target_hook)
+            )
             parameters += (d_in + d_out) * member.config.d_sae
             parameters += d_in * d_out * member.config.skip
     # Weights, two moments, and perhaps a running mean.
@@ -79,7 +92,8 @@ def _body(work: stage.Work) -> None:
 
 def _convert(work: stage.Work, store: Store, step: Step, config: Pretrained) -> None:
     """Leave a published SAE in SAELens's format, with a curve of no steps."""
-    assert config.hook is not None
+    hook = work.plan.member(step.name).hook
+    parts = joint.parts(hook)
     commit = work.plan.pinned.get(f"saes/{step.name}")
     try:
         if config.path is not None:
@@ -93,21 +107,22 @@ def _convert(work: stage.Work, store: Store, step: Step, config: Pretrained) -> 
         sae = pretrained.load(
             config,
             commit=commit,
-            d_in=store.d_in(config.hook),
+            d_in=hook_rows.width(store, hook),
             d_out=None if target is None else store.d_in(target),
+            widths=tuple(map(store.d_in, parts)) if len(parts) > 1 else (),
         )
     except ValueError as error:
         work.fail(step, error)
         return
-    stands = {"hook_name": config.hook, "hook_name_out": config.target_hook}
-    for key, hook in stands.items():
-        if hook is not None and sae.metadata.setdefault(key, hook) != hook:
+    stands = {"hook_name": hook, "hook_name_out": config.target_hook}
+    for key, where in stands.items():
+        if where is not None and sae.metadata.setdefault(key, where) != where:
             get_run_logger().warning(
                 "%s: says that it %s %s, but stands on %s",
                 step.title,
                 "reads" if key == "hook_name" else "reconstructs",
                 sae.metadata[key],
-                hook,
+                where,
             )
     sae.save(work.folder(step) / SAE_FOLDER)
     durable.write_json(work.folder(step) / CURVE, [])
@@ -165,7 +180,11 @@ def _train_hook(
         if trainee.step.title not in work.failed:
             target = work.folder(trainee.step)
             sae = trainee.member.export()
-            sae.metadata |= _origin(plan, store, hook)
+            rows = hook_rows.of(plan, "train", hook)
+            if rows.joint is not None:
+                sae = rows.joint.of_activations(sae)
+                sae.metadata["trilemma"]["hook_scales"] = list(rows.joint.scales)
+            sae.metadata |= _origin(plan, rows)
             if trainee.member.config.target_hook is not None:
                 sae.metadata["hook_name_out"] = trainee.member.config.target_hook
             sae.save(target / SAE_FOLDER)
@@ -275,7 +294,7 @@ def _steps_in_ranks(
     return waited
 
 
-def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
+def _origin(plan: Plan, rows: HookRows) -> dict[str, Any]:
     """Return what the SAE's metadata says of the activations, in SAELens's words.
 
     A source on this machine is named by its kind: its path is in no key.
@@ -283,11 +302,9 @@ def _origin(plan: Plan, store: Store, hook: str) -> dict[str, Any]:
     lm, corpus = plan.run.lm, plan.run.corpus
     dataset = corpus.id if isinstance(corpus, HubCorpus) else corpus and corpus.kind
     return {
-        "hook_name": hook,
-        "context_size": store.ctx,
+        "hook_name": rows.hook,
+        "context_size": rows.store.ctx,
         "model_name": lm.id if isinstance(lm, HubLM) else lm and lm.kind,
         "dataset_path": dataset,
-        "trilemma_origin": provenance.origin(
-            store.provenance, hook, ctx=store.ctx, dtype=store.dtypes[hook]
-        ),
+        "trilemma_origin": rows.origin,
     }

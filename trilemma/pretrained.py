@@ -35,9 +35,16 @@ def source(config: Pretrained) -> Source:
 
 
 def load(
-    config: Pretrained, *, commit: str | None, d_in: int, d_out: int | None
+    config: Pretrained,
+    *,
+    commit: str | None,
+    d_in: int,
+    d_out: int | None,
+    widths: tuple[int, ...] = (),
 ) -> SAE:
     """Return the SAE, downloaded where it is missing; `d_out` is a transcoder's.
+
+    `widths` are those of the hooks of a crosscoder; empty for one hook.
 
     Raises:
         ValueError: it cannot be read, or is of activations of another width.
@@ -55,6 +62,13 @@ def load(
             else ("an SAE that is no transcoder", "remove its target_hook")
         )
         raise ValueError(f"{folder}: found {found}; {advice}")
+    if sae.widths != widths:
+        found = f"widths {list(sae.widths)}" if sae.widths else "no crosscoder"
+        wanted = f"widths {list(widths)}" if widths else "one hook"
+        raise ValueError(
+            f"{folder}: found {found}, but hook names {wanted}; name the hooks that it "
+            "was trained on, in their order"
+        )
     if sae.d_in != d_in:
         raise ValueError(
             f"{folder}: found an SAE of width {sae.d_in}, but the activations of "

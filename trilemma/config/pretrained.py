@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from trilemma.config import joint
 from trilemma.config.saes import SAEConfig
 from trilemma.config.section import Section
 
@@ -22,8 +23,10 @@ class Pretrained(Section):
     subfolder: str | None = Field(
         None, description="Folder of the SAE inside the repository."
     )
-    hook: str | None = Field(
-        None, description="Hook that it reads; may be left out if there is only one."
+    hook: joint.Hook | None = Field(
+        None,
+        description="Hook that it reads, or those of a crosscoder; may be left out if "
+        "there is only one.",
     )
     target_hook: str | None = Field(
         None, description="Hook that a transcoder reconstructs."
@@ -42,6 +45,16 @@ class Pretrained(Section):
         if self.path is not None and (self.subfolder or self.revision != "main"):
             raise ValueError(
                 "subfolder, revision: have no effect beside path; remove them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_hook_fits(self) -> "Pretrained":
+        joint.check(self.hook)
+        if isinstance(self.hook, tuple) and self.target_hook is not None:
+            raise ValueError(
+                "target_hook: a crosscoder reconstructs the hooks that it reads; "
+                "remove it, or name one hook"
             )
         return self
 

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from trilemma.config import sources, stages
+from trilemma.config import joint, sources, stages
 from trilemma.config.pretrained import FamilyConfig, Pretrained
 from trilemma.config.saes import SAEConfig, TopK
 from trilemma.config.section import Section
@@ -52,7 +52,7 @@ class Member(NamedTuple):
     name: str
     """Unique in the run, such as `topk-k32`; not part of any key."""
     hook: str
-    """Whose activations it reads."""
+    """Whose activations it reads; of a crosscoder the joint name of its hooks."""
     target_hook: str
     """Whose it reconstructs; the same, but for a transcoder."""
     config: FamilyConfig
@@ -227,7 +227,7 @@ class Run(Section):
                 name,
                 hook,
                 config.target_hook or hook,
-                config.model_copy(update={"hook": hook}),
+                config.model_copy(update={"hook": joint.written(hook)}),
                 False,
             )
             for name, hook, config in zip(names, hooks, configs, strict=True)
@@ -249,12 +249,12 @@ class Run(Section):
                 kind="topk",
                 d_sae=d_sae,
                 k=min(self.control.k, d_sae),
-                hook=hook,
+                hook=joint.written(hook),
                 lr=self.control.lr,
                 seed=self.control.seed,
                 freeze_decoder=True,
             )
-            suffix = f"-{hook}" if len(used) > 1 else ""
+            suffix = f"-{_title(hook)}" if len(used) > 1 else ""
             members.append(Member(f"frozen-random{suffix}", hook, hook, control, True))
         return tuple(members)
 
@@ -293,12 +293,15 @@ class Run(Section):
     def _hook(self, config: FamilyConfig, index: int) -> str:
         if config.hook is None and len(self.hooks) == 1:
             return self.hooks[0]
-        if config.hook not in self.hooks:
-            raise ValueError(
-                f"saes.{index}.hook: found {config.hook!r}; name one of "
-                f"{', '.join(self.hooks)}"
-            )
-        return config.hook
+        names = config.hook if isinstance(config.hook, tuple) else (config.hook,)
+        for name in names:
+            if name not in self.hooks:
+                raise ValueError(
+                    f"saes.{index}.hook: found {name!r}; name one of "
+                    f"{', '.join(self.hooks)}"
+                )
+        assert config.hook is not None
+        return joint.name(config.hook)
 
     def _check_target(self, config: FamilyConfig, hook: str, index: int) -> None:
         others = [each for each in self.hooks if each != hook]
@@ -360,4 +363,11 @@ def _part(key: str, value: Any) -> str:
     """Return what a setting (hence `Any`) adds to a name."""
     if isinstance(value, Terms):
         return value.title
+    if isinstance(value, tuple) and key == "hook":
+        return _title(joint.name(value))
     return f"{_SHORT.get(key, key)}{value}"
+
+
+def _title(hook: str) -> str:
+    """Return a hook in a name, of which pages make folders."""
+    return hook.replace(joint.SEPARATOR, "-")

@@ -12,14 +12,17 @@ from pydantic import (
     model_validator,
 )
 
+from trilemma.config import joint
 from trilemma.config.section import Section
 from trilemma.config.terms import Terms
 
 
 class _SAE(Section):
     d_sae: PositiveInt = Field(description="Number of latents.")
-    hook: str | None = Field(
-        None, description="Hook to train on; may be left out if there is only one."
+    hook: joint.Hook | None = Field(
+        None,
+        description="Hook to train on; may be left out if there is only one. A list: "
+        "several of them side by side, for a crosscoder.",
     )
     target_hook: str | None = Field(
         None,
@@ -72,6 +75,28 @@ class _SAE(Section):
                 raise ValueError(
                     f"terms.{key}: has no effect on a single latent; remove it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_hook_fits(self) -> Self:
+        joint.check(self.hook)
+        if not isinstance(self.hook, tuple):
+            return self
+        if self.target_hook is not None:
+            raise ValueError(
+                "target_hook: a crosscoder reconstructs the hooks that it reads; "
+                "remove it, or name one hook"
+            )
+        if self.terms is not None and self.terms.input_weights is not None:
+            raise ValueError(
+                "terms.input_weights: weighs the dimensions of one hook; remove it, or "
+                "name one hook"
+            )
+        if self.terms is not None and self.terms.end_to_end is not None:
+            raise ValueError(
+                "terms.end_to_end: reads the activations of one hook alone; remove it, "
+                "or name one hook"
+            )
         return self
 
     @model_validator(mode="after")
@@ -269,6 +294,11 @@ class _K(_SAE):
             raise ValueError("k_start: goes with k_anneal_fraction; give both")
         if self.k_start == self.k:
             raise ValueError(f"k_start: found {self.k_start}, which is k; remove it")
+        if isinstance(self.hook, tuple) and self.inference == "matching_pursuit":
+            raise ValueError(
+                "inference: matching_pursuit measures distances in activations as they "
+                "are, a crosscoder in scaled ones; remove it, or name one hook"
+            )
         if self.target_hook is not None and self.inference == "matching_pursuit":
             raise ValueError(
                 "inference: matching_pursuit finds codes in what is reconstructed, "

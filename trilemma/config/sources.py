@@ -2,8 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
+from trilemma.config import joint
 from trilemma.config.section import Section
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -152,6 +159,17 @@ class Harvest(Section):
     batch_memory_mib: PositiveInt = Field(
         512, description="Memory for the values inside one forward pass."
     )
+
+    @field_validator("hooks")
+    @classmethod
+    def _hooks_can_be_joined(cls, hooks: tuple[str, ...]) -> tuple[str, ...]:
+        for hook in hooks:
+            if joint.SEPARATOR in hook:
+                raise ValueError(
+                    f"found {hook!r}; {joint.SEPARATOR!r} joins the hooks of a "
+                    "crosscoder, so no hook can have it in its name"
+                )
+        return hooks
 
 
 class Store(Section):
