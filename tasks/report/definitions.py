@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from tasks.report import known_features, unlabelled
+from trilemma.metrics.crosscoding import FVU_PREFIX
 
 
 class Definition(NamedTuple):
@@ -367,6 +368,14 @@ METRICS = (
 
 def definition(name: str) -> Definition:
     """Return what a metric means; one not listed here has no explanation."""
+    if name.startswith(FVU_PREFIX):
+        hook = name.removeprefix(FVU_PREFIX)
+        return Definition(
+            name,
+            "Distortion",
+            "lower",
+            f"fvu of what a crosscoder reconstructs at {hook} alone.",
+        )
     for known in METRICS:
         if known.name == name:
             return known

@@ -6,6 +6,7 @@ from tasks.report import formatting, histogram, labels, tables
 from tasks.report.histogram import Histogram
 from tasks.report.records import Json, MemberReport
 from tasks.report.tables import Cell
+from trilemma.metrics.crosscoding import SHARE_PREFIX
 
 
 class Token(NamedTuple):
@@ -117,6 +118,9 @@ def _facts(
         for name, label in labels.LATENT_LABELS.items():
             if name in member.latents:
                 facts.append((label, _shown(name, member.column(name)[row])))
+        for hook in member.crosscoded:
+            share = member.column(f"{SHARE_PREFIX}{hook}")[row]
+            facts.append((f"share of decoder norm at {hook}", _shown("", share)))
     available = formatting.count(explanation["num_available"])
     facts.append(("documents it fires in", available))
     return tuple(facts)

@@ -28,8 +28,10 @@ from tasks.report.comparison import Subject
 from tasks.report.histogram import Histogram
 from tasks.report.records import MemberReport, Report
 from tasks.report.statistics import Statistics
+from trilemma.metrics.crosscoding import SHARE_PREFIX
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_SHARE_EDGES = histogram.even_edges([0.0, 1.0], num_bins=20)
 _DENSITY_EDGES = histogram.log_edges(1e-6, 1.0, per_decade=4)
 
 
@@ -49,6 +51,8 @@ class Latents(NamedTuple):
     """How many are alive, dead and undetermined."""
     density: Histogram | None
     concepts: Histogram | None
+    shares: tuple[tuple[str, Histogram], ...]
+    """Of a crosscoder each hook, and its shares of the latents' decoder norms."""
 
 
 def write(report: Report, folder: Path) -> None:
@@ -151,6 +155,7 @@ def _latents(report: Report) -> list[Latents]:
             histogram.of_values(
                 values, edges=edges, label=f"{member.name}: latents by concepts"
             ),
+            tuple(_shares(member)),
         )
         for member, values in zip(report.members, concepts, strict=True)
     ]
@@ -161,6 +166,20 @@ def _concepts(report: Report, member: MemberReport) -> list[float | None]:
         return member.column("participation")
     pairs = zip(member.column("n_eff"), member.column("n_eff_null"), strict=True)
     return [ours / null if ours and null else None for ours, null in pairs]
+
+
+def _shares(member: MemberReport) -> Iterator[tuple[str, Histogram]]:
+    """Yield each hook of a crosscoder, and where live latents have their decoders."""
+    states = member.column("state")
+    for hook in member.crosscoded:
+        shares = zip(member.column(f"{SHARE_PREFIX}{hook}"), states, strict=True)
+        found = histogram.of_values(
+            [share if state == "alive" else None for share, state in shares],
+            edges=_SHARE_EDGES,
+            label=f"{member.name}: live latents by their decoder's share at {hook}",
+        )
+        if found is not None:
+            yield hook, found
 
 
 def _states(member: MemberReport) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trilemma.config import joint
 from trilemma.metrics.scalar import Scalar
 
 # Any: these mappings are JSON that other stages wrote; their scalars are parsed here.
@@ -56,7 +57,7 @@ class MemberReport:
     @property
     def target(self) -> str:
         """Return the hook whose activations it reconstructs."""
-        return str(self.config.get("target_hook") or self.config.get("hook", ""))
+        return str(self.config.get("target_hook") or self._hook)
 
     @property
     def is_transcoder(self) -> bool:
@@ -69,7 +70,13 @@ class MemberReport:
         if not self.is_transcoder:
             return self.target
         skip = ", skip" if self.config.get("skip") else ""
-        return f"{self.config.get('hook')} -> {self.target}{skip}"
+        return f"{self._hook} -> {self.target}{skip}"
+
+    @property
+    def crosscoded(self) -> tuple[str, ...]:
+        """Return the hooks that a crosscoder reads; none of any other SAE."""
+        hooks = joint.parts(self._hook)
+        return hooks if len(hooks) > 1 else ()
 
     @property
     def num_latents(self) -> int:
@@ -83,6 +90,12 @@ class MemberReport:
             None if isinstance(value, float) and math.isnan(value) else value
             for value in values
         ]
+
+    @property
+    def _hook(self) -> str:
+        """Return what it reads, joint hooks by their one name."""
+        hook = self.config.get("hook", "")
+        return joint.name(hook if isinstance(hook, str) else tuple(hook))
 
     def scalars(self) -> dict[str, Scalar]:
         """Return this SAE's own metrics."""

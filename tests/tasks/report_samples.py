@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,20 @@ def of_two_hooks() -> Report:
         member("a-to-b", fvu=0.2, rate=150.0, config=settings | both),
         member("random-a", fvu=0.7, is_control=True, config=settings | a),
         member("random-b", fvu=0.7, is_control=True, config=settings | b),
+    )
+
+
+def crosscoder() -> MemberReport:
+    """Return a crosscoder of A and B, whose live latents lie at A and between."""
+    found = member(config={"kind": "topk", "k": 16, "hook": ["A", "B"]})
+    shares = {
+        "decoder_share_A": [0.98, 0.5, 0.1],
+        "decoder_share_B": [0.02, 0.5, 0.9],
+    }
+    return replace(
+        found,
+        metrics={**found.metrics, "fvu_at_A": scalar(0.2), "fvu_at_B": scalar(0.4)},
+        latents={**found.latents, **shares},
     )
 
 

@@ -13,12 +13,13 @@ import plotly.graph_objects
 import pyarrow.parquet
 import pytest
 
-from tasks.report import formatting, labels, proxies, write
+from tasks.report import formatting, labels, latent_page, proxies, write
 from tasks.report.comparison import Verdict, subjects, verdict
 from tasks.report.plots import curves, scatters
 from tasks.report.rate_plot import rate_curves
 from tests.tasks.report_samples import (
     HOSTILE,
+    crosscoder,
     index,
     member,
     of_two_hooks,
@@ -179,6 +180,23 @@ def test_the_page_says_what_controls_of_a_transcoder_read(tmp_path: Path) -> Non
     said = "controls read what it reconstructs"
     assert said in index(of_two_hooks(), tmp_path / "two")
     assert said not in index(report(), tmp_path / "one")
+
+
+def test_the_page_shows_where_a_crosscoder_has_its_decoder(tmp_path: Path) -> None:
+    page = index(report(crosscoder()), tmp_path / "two")
+    assert "decoder norm at A" in page
+    assert "live latents by their decoder&#39;s share at B" in page
+    # Of the three latents one is dead: the others have bars of one each.
+    assert "0.95 to 1: 1" in page
+    assert "0.1 to 0.15" not in page
+    assert "fvu of what a crosscoder reconstructs at B alone" in page
+    assert "decoder norm" not in index(report(), tmp_path / "one")
+
+
+def test_a_latents_page_tells_its_share_at_each_hook() -> None:
+    facts = dict(latent_page.pages(crosscoder())[0].facts)
+    assert facts["share of decoder norm at A"] == "0.980"
+    assert facts["share of decoder norm at B"] == "0.0200"
 
 
 def test_values_without_intervals_are_compared_alone() -> None:
