@@ -22,6 +22,8 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 DONE, FAILED, MISUSED = 0, 1, 2
+# Commands that leave nothing half done.
+_LOOKING = ("show", "verify", "export", "push")
 
 app = App(
     name="python -m flows",
@@ -49,7 +51,8 @@ def main(words: list[str] | None = None) -> int:
         with _terminable():
             result = app(words, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
-        print(f"stopped; resume with: {_command(*words)}", file=sys.stderr)
+        again = "run again" if words[0] in _LOOKING else "resume"
+        print(f"stopped; {again} with: {_command(*words)}", file=sys.stderr)
         return FAILED
     except CycloptsError as error:
         print(
@@ -87,12 +90,14 @@ def nightly(night: Night, *words: Word) -> int:
     chosen = _night(night, words)
     if chosen is None:
         return MISUSED
+    from flows import temporary_server
     from flows.nightly import Night as Ended
     from flows.nightly import nightly as flow
     from tasks.interruption import Interrupted
 
     command = _command("nightly", night, *words)
     profiles, changes = list(chosen.profiles), list(chosen.words)
+    temporary_server.start()
     state = flow(profiles, changes, return_state=True)
     ended = state.result(raise_on_failure=False)
     if isinstance(ended, Interrupted):
@@ -175,6 +180,9 @@ def verify(profile: Profile, *words: Word) -> int:
     for title, lines in found.faults.items():
         for line in lines:
             print(f"{title}: {line}", file=sys.stderr)
+    if not found.checked:
+        print(f"verified nothing: none of {len(plan.steps)} artifacts is there yet")
+        return DONE
     print(
         f"verified {found.checked} of {len(plan.steps)} artifacts, "
         f"{found.bytes / 2**20:,.1f} MiB: {len(found.faults)} damaged"
@@ -242,6 +250,7 @@ def _flow(
         return MISUSED
     import importlib
 
+    from flows import temporary_server
     from flows.pipeline import Ending
     from storage.artifacts import ArtifactError
     from storage.places import PlaceError
@@ -252,6 +261,7 @@ def _flow(
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     again = ["--force"] if settings.get("force") else []
     command = _command(name, profile, *words, *again)
+    temporary_server.start()
     state = flow(plan.run, **settings, return_state=True)
     ending = state.result(raise_on_failure=False)
     if isinstance(ending, Interrupted):

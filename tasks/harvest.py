@@ -120,7 +120,7 @@ def _tell_sizes(work: stage.Work, share: Share) -> None:
         work.check_room(max(sum(sizes.values()) - written, 0))
     get_run_logger().info(
         "harvest: %s of %s tokens in all, %s of them held out; %s there already; %s; "
-        "batches of %d sequences, %d worker%s",
+        "%d sequences a batch, %d worker%s",
         _size(sum(sizes.values())),
         f"{sum(share.num_seqs.values()) * share.layout.ctx:,}",
         _size(sizes["eval"]),
@@ -152,11 +152,11 @@ def _harvest(
 
         def report(split: Split, at: Progress) -> None:
             written[split] = at.rows
-            tell(sum(written.values()), f", {at.queued} parts in the queue")
+            tell(sum(written.values()), f", {at.queued} in the queue")
 
         def look(queued: int | None) -> None:
             now = sum(writer.num_committed_rows() for writer in writers.values())
-            queue = "" if queued is None else f", {queued} parts in their queues"
+            queue = "" if queued is None else f", {queued} in their queues"
             tell(now - before, f", {share.num_workers} workers{queue}")
 
         if compute.runner == "ray":

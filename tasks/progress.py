@@ -69,8 +69,8 @@ def shown(
         pace = rate(done)
         left = (total - done) / pace if pace else float("inf")
         tell(
-            f"{title}: {done:,} of {total:,} {unit} ({pace:,.0f}/s), {left:.0f} s left "
-            f"{detail}".rstrip()
+            f"{title}: {done:,} of {total:,} {unit} ({pace:,.0f}/s), {left:.0f} s left"
+            + (f", {detail}" if detail else "")
         )
 
     yield line

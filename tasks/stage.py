@@ -135,6 +135,9 @@ class Work:
             self.plan.run.compute, self._seconds(step), stage=step.stage
         )
         durable.write_json(folder / artifacts.RUN, now.model_dump(mode="json"))
+        # Safetensors writes files that their owner alone can read.
+        for path in folder.glob("*.safetensors"):
+            shutil.copymode(folder / artifacts.RUN, path)
         manifest, is_first = artifacts.commit(
             self.place(step),
             folder,

@@ -162,16 +162,19 @@ def test_source_that_cannot_be_read_is_status_2_and_one_line(said):
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+# As by `kill`, and by Ctrl-C in a terminal, which Prefect's server there gets too.
+@pytest.mark.parametrize(
+    ("stop", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)]
+)
 def test_stage_that_does_not_watch_stops_with_the_command_that_resumes(
-    home, start_flows, text_profile, number
+    home, start_flows, text_profile, stop, number
 ):
     word = "lm.train_tokens=50000000"
     process = start_flows(home, "lm", text_profile, word)
     deadline = time.monotonic() + 120
     while not list(home.glob("lm/*/BEGUN.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
+    stop(process.pid, number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     (line,) = [x for x in err.splitlines() if "resume with" in x]

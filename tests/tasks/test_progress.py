@@ -19,8 +19,8 @@ def lines_of(times, *calls):
 
 def test_a_plain_line_tells_the_rate_the_time_left_and_the_detail():
     assert lines_of([20.0], (2000, "fvu 0.300, l0 8.0, dead 1.5 %")) == [
-        "training: 2,000 of 4,000 tokens (50/s), 40 s left fvu 0.300, l0 8.0, dead "
-        "1.5 %"
+        "training: 2,000 of 4,000 tokens (50/s), 40 s left, fvu 0.300, l0 8.0, "
+        "dead 1.5 %"
     ]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from prefect.logging import disable_run_logger
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from storage import artifacts
 from storage.home import Home
@@ -157,6 +158,18 @@ def test_memory_that_a_stage_frees_is_used_again(outcome):
 
     outcome(body)
     assert max(faults[-4:]) < (1 << 26) // resource.getpagesize() / 10
+
+
+def test_tensors_can_be_read_by_whoever_can_read_the_manifest(plan, outcome):
+    def body(work):
+        for step in work.pending:
+            save_file({"a": torch.ones(1)}, work.folder(step) / "a.safetensors")
+        committing(work)
+
+    outcome(body)
+    (step,) = plan.of("harvest")
+    names = ("a.safetensors", artifacts.MANIFEST)
+    assert len({(step.folder / name).stat().st_mode for name in names}) == 1
 
 
 def test_reason_that_begins_with_its_stage_is_told_once(plan, outcome):

@@ -40,7 +40,9 @@ def json_schema() -> dict[str, Any]:
 def _apply(values: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
-        raise ProfileError(f"{word}: is not a word; write dotted.key=value")
+        raise ProfileError(
+            f"{word}: changes nothing; write dotted.key=value, such as saes.0.k=8"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

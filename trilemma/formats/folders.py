@@ -1,5 +1,6 @@
 """Folders of SAEs in any format: find out which, read it; write it in a chosen one."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -74,3 +75,6 @@ def write(file: SAEFile, folder: str | Path, file_format: Format) -> None:
             "has an architecture of our own"
         )
     _WRITERS[file_format](file, Path(folder))
+    # Safetensors writes files that their owner alone can read.
+    for path in Path(folder).glob("*.safetensors"):
+        shutil.copymode(next(path.parent.glob("*.json")), path)

@@ -80,7 +80,7 @@ def test_schema_on_disk_is_that_of_the_models():
             "control.k: found 2000; must not exceed its d_sae, which is 1024",
         ),
         ("name.x=3", "name: found 'quickstart', which has no parts"),
-        ("k", "k: is not a word; write dotted.key=value"),
+        ("k", "k: changes nothing; write dotted.key=value, such as saes.0.k=8"),
         ("k=[", "k: found '[', which is not YAML"),
     ],
 )

@@ -230,3 +230,10 @@ def test_an_unknown_dictionary_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"found trainer\.dict_class 'IdentityDict'; "):
         SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize("file_format", ["saelens", "dictionary_learning", "sparsify"])
+def test_whoever_can_read_one_file_of_a_folder_can_read_all(tmp_path, file_format):
+    an_sae("topk").save(tmp_path / "sae", file_format)
+    modes = {path.stat().st_mode for path in (tmp_path / "sae").iterdir()}
+    assert len(modes) == 1
