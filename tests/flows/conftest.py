@@ -19,6 +19,9 @@ from prefect.settings import (
 )
 from prefect.testing.utilities import prefect_test_harness
 
+from storage import home as homes
+from storage.home import Home
+
 ROOT = Path(__file__).parents[2]
 TINY = """
 name: tiny
@@ -92,6 +95,13 @@ def prefect() -> Iterator[None]:
 def home(tmp_path: Path) -> Path:
     """Return an empty home."""
     return tmp_path / "home"
+
+
+@pytest.fixture
+def own_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Return an empty home that flows of this process use."""
+    monkeypatch.setenv(homes.VARIABLE, str(home))
+    return Home(home)
 
 
 @pytest.fixture(scope="session")

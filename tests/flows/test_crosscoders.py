@@ -30,13 +30,6 @@ SAE = f"{{kind: topk, d_sae: 64, k: 4, hook: {FIRST}}}"
 CROSSCODER = f"{{kind: topk, d_sae: 64, k: 4, hook: [{FIRST}, {SECOND}]}}"
 
 
-@pytest.fixture
-def own_home(home, monkeypatch):
-    """Return a home that flows of this process use."""
-    monkeypatch.setenv(homes.VARIABLE, str(home))
-    return Home(home)
-
-
 def planned(profile, home, *words):
     return planning.make(config.load(profile, (*SHORT, *words)), home)
 

@@ -8,21 +8,12 @@ import torch
 
 from flows.run import run as run_flow
 from flows.training import training as training_flow
-from storage import home as homes
-from storage.home import Home
 from tasks import evaluation, explanation, training
 from tasks import plan as planning
 from trilemma import config
 from trilemma.sae import SAE
 
 pytestmark = pytest.mark.usefixtures("prefect")
-
-
-@pytest.fixture
-def own_home(home, monkeypatch):
-    """Return a home that flows of this process use."""
-    monkeypatch.setenv(homes.VARIABLE, str(home))
-    return Home(home)
 
 
 def published(folder, *, d_in=8):

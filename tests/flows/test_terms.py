@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from flows.training import training as training_flow
-from storage import home as homes
-from storage.home import Home
 from tasks import harvest, training
 from tasks import plan as planning
 from trilemma import config
@@ -21,13 +19,6 @@ ALL = (
     "monosemanticity: {coefficient: 0.1}, "
     "end_to_end: {coefficient: 0.1, batch_seqs: 3}}"
 )
-
-
-@pytest.fixture
-def own_home(home, monkeypatch):
-    """Return a home that flows of this process use."""
-    monkeypatch.setenv(homes.VARIABLE, str(home))
-    return Home(home)
 
 
 def trained(run):

@@ -31,13 +31,6 @@ TRANSCODER = (
 )
 
 
-@pytest.fixture
-def own_home(home, monkeypatch):
-    """Return a home that flows of this process use."""
-    monkeypatch.setenv(homes.VARIABLE, str(home))
-    return Home(home)
-
-
 def planned(profile, home, *words):
     return planning.make(config.load(profile, (*SHORT, *words)), home)
 
