@@ -21,7 +21,7 @@ KINDS = {
     "relu": (OURS, "SAELens", "dictionary_learning"),
     "jumprelu": (OURS, "SAELens", "dictionary_learning"),
 }
-_MODULES = {
+MODULES = {
     OURS: "ours",
     "SAELens": "saelens",
     "dictionary_learning": "dictionary_learning",
@@ -83,7 +83,7 @@ def started(
     """Yield a contestant that has taken its first step; end its process afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     python = sys.executable if name == OURS else str(peers_python)
-    words = [python, "-m", f"benchmarks.trainers.{_MODULES[name]}"]
+    words = [python, "-m", f"benchmarks.trainers.{MODULES[name]}"]
     environment: Mapping[str, str] = _ENVIRONMENTS.get(name, {})
     with (
         (folder / "stderr").open("w") as log,

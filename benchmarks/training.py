@@ -59,6 +59,7 @@ class Arguments(NamedTuple):
     steps: int
     threads: int
     tune: bool
+    peers: list[str]
     peers_python: Path
     seed: int
 
@@ -269,7 +270,9 @@ def _write(contest: Contest) -> None:
             sizes={"train": NUM_BATCHES * contest.batch, "held_out": HELD_OUT_ROWS},
         )
     rows = load_file(contest.rows)["train"]
-    save_file(Ours(contest._replace(device="cpu"), rows).weights(), contest.start)
+    weights = Ours(contest._replace(device="cpu"), rows).weights()
+    start = {name: weight.contiguous() for name, weight in weights.items()}
+    save_file(start, contest.start)
 
 
 def _coefficient(contest: Contest, name: str) -> float | None:
@@ -277,9 +280,9 @@ def _coefficient(contest: Contest, name: str) -> float | None:
 
 
 def _names(arguments: Arguments, kind: str) -> Sequence[str]:
-    if arguments.peers_python.exists():
-        return KINDS[kind]
-    return (OURS,)
+    if not arguments.peers_python.exists():
+        return (OURS,)
+    return [name for name in KINDS[kind] if name in (OURS, *arguments.peers)]
 
 
 def _label(contest: Contest) -> str:
@@ -296,6 +299,8 @@ def _arguments() -> Arguments:
     parser.add_argument("--steps", type=int, default=30, help="of a round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tune", action="store_true", help="measure coefficients")
+    peers = [name for name in contestants.MODULES if name != OURS]
+    parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
     parser.add_argument(
         "--peers-python", type=Path, default=Path(".venv-peers/bin/python")
     )

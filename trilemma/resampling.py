@@ -97,35 +97,18 @@ def draw(
     return Drawn(torch.cat(latents).to(device), torch.cat(rows).to(device))
 
 
-def renew(
+def fresh(
     drawn: Drawn,
     batch: Batch,
     *,
     is_dead: Bool[Tensor, "d_sae"],
     kind: Kind,
     weights: Weights,
-    means: Weights,
-    adam: torch.optim.Adam,
-) -> None:
-    """Let the latents drawn begin anew: weights, their running means and moments.
+) -> Weights:
+    """Return what the latents drawn have in place of their weights.
 
     The batch has the rows of all ranks.
     """
-    latents = drawn.latents
-    for name, value in _fresh(drawn, batch, is_dead, kind, weights).items():
-        weight = weights[name]
-        along = 1 if name == "W_enc" else 0
-        weight.index_copy_(along, latents, value)
-        if name in means:
-            means[name].index_copy_(along, latents, value)
-        for moment in ("exp_avg", "exp_avg_sq"):
-            adam.state[weight][moment].index_fill_(along, latents, 0)
-
-
-def _fresh(
-    drawn: Drawn, batch: Batch, is_dead: Tensor, kind: Kind, weights: Weights
-) -> Weights:
-    """Return what the latents drawn have in place of their weights."""
     read = batch.x[drawn.rows] - batch.center_of(weights)
     wanted = batch.target[drawn.rows] - weights["b_dec"]
     if "W_skip" in weights:

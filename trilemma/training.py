@@ -6,22 +6,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trilemma import (
-    averaging,
-    exporting,
-    held_out,
-    kinds,
-    learning_rate,
-    objective,
-    resampling,
-    unit_rows,
-    weight_layout,
-)
+from trilemma import exporting, held_out, kinds, objective, resampling
 from trilemma import terms as added_terms
 from trilemma.config.saes import SAEConfig
 from trilemma.config.training import Training
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
+from trilemma.optimizer import Optimizer
 from trilemma.ranks import ALONE, Ranks
 from trilemma.sae import SAE
 from trilemma.sequences import Sequences
@@ -54,11 +45,6 @@ class Member:
 
     Of a joint hook x is the hooks' rows side by side; its start says how wide each is,
     which only a penalty by decoder norms asks for.
-
-    Decoder rows keep unit norm in every kind whose penalty does not weigh with their
-    norms: the gradient along a row is removed before the step and the row is normalised
-    after it. Without that L1 could be evaded by small activations with large rows, and
-    thresholds would have no fixed unit.
     """
 
     def __init__(
@@ -97,7 +83,6 @@ class Member:
         self._target = target
         self._num_steps = num_steps
         self._tokens = 0
-        self.peak_lr = learning_rate.peak(config)
         self._device = torch.device(device)
         self._held_out_rows = held_out_rows
         self._held_out_target = held_out_target
@@ -109,27 +94,15 @@ class Member:
         self.kind = kinds.make(config)
         self._added = added_terms.make(config.terms, self.kind.forward, splice)
         self._gamma = None if gamma is None else gamma.to(device)
-        weights = objective.initial_weights(
-            config, self.kind, d_in=start.d_in, b_dec=target.scaled_center
-        )
-        self.weights = {
-            name: weight_layout.laid_out(name, tensor.to(device)).requires_grad_(
-                objective.is_trained(config, name)
-            )
-            for name, tensor in weights.items()
-        }
-        self._trained = [w for w in self.weights.values() if w.requires_grad]
-        self._adam = torch.optim.Adam(
-            [
-                {"params": [w], "factor": self.kind.lr_factors.get(name, 1.0)}
-                for name, w in self.weights.items()
-                if w.requires_grad
-            ],
-            lr=self.peak_lr,
-            betas=(shared.beta1, shared.beta2),
-            # Adam's usual 1e-8 for gradients of the summed error, as for clipping.
-            eps=1e-8 / target.scaled_variance,
-            fused=True,
+        self._optimizer = Optimizer(
+            config,
+            shared,
+            self.kind,
+            d_in=start.d_in,
+            b_dec=target.scaled_center,
+            variance=target.scaled_variance,
+            num_steps=num_steps,
+            device=self._device,
         )
         self._silent_tokens = torch.zeros(
             config.d_sae, dtype=torch.int64, device=device
@@ -138,13 +111,16 @@ class Member:
         self._averages: Averages = {
             name: tensor.to(device) for name, tensor in self.kind.averages.items()
         }
-        self._means: Weights = {}
-        if shared.ema_decay is not None:
-            self._means = {
-                name: weight.detach().clone()
-                for name, weight in self.weights.items()
-                if weight.requires_grad
-            }
+
+    @property
+    def weights(self) -> Weights:
+        """Return the weights, those that a step changes."""
+        return self._optimizer.weights
+
+    @property
+    def peak_lr(self) -> float:
+        """Return the highest learning rate of the run."""
+        return self._optimizer.peak_lr
 
     def step(
         self,
@@ -174,10 +150,8 @@ class Member:
                 variance=self.variance,
                 added=self._added,
             )
-        for weight in self._trained:
-            weight.grad = None
-        torch.autograd.backward(terms.loss)
-        self.ranks.add_up([w.grad for w in self._trained if w.grad is not None])
+        self._optimizer.backward(terms.loss)
+        self.ranks.add_up(self._optimizer.grads)
         # The one wait for the device: afterwards the weights would be lost.
         return self.finish(batch, terms, self.gauge(terms.loss.detach()).tolist())
 
@@ -220,9 +194,7 @@ class Member:
 
     def accept(self, grads: Weights) -> None:
         """Take gradients that were found elsewhere."""
-        for name, weight in self.weights.items():
-            if weight.requires_grad:
-                weight.grad = torch.empty_like(weight).copy_(grads[name])
+        self._optimizer.accept(grads)
 
     @torch.no_grad()
     def gauge(self, loss: Float[Tensor, ""]) -> Float[Tensor, "2"]:
@@ -230,11 +202,7 @@ class Member:
 
         What lies along decoder rows is removed from the gradient first.
         """
-        W_dec = self.weights["W_dec"]
-        if W_dec.grad is not None and self.kind.has_unit_decoder:
-            unit_rows.remove_radial(W_dec.grad, W_dec)
-        grads = [weight.grad for weight in self._trained if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = self._optimizer.norm()
         return torch.stack([norm, torch.isfinite(loss)])
 
     def finish(
@@ -249,16 +217,12 @@ class Member:
         with torch.no_grad():
             self._count(batch, terms.forward)
             self._resample(batch, terms.forward)
-            self._average()
+            self._optimizer.average(self.step_index - 1)
         return self._log(terms, batch)
 
     def state(self) -> Checkpoint:
         """Return a copy of all that changes in training."""
-        tensors = {f"weights.{name}": w for name, w in self.weights.items()}
-        for name, weight in self.weights.items():
-            for moment, tensor in self._adam.state.get(weight, {}).items():
-                tensors[f"adam.{name}.{moment}"] = tensor
-        tensors |= {f"means.{name}": mean for name, mean in self._means.items()}
+        tensors = self._optimizer.tensors()
         tensors["silent_tokens"] = self._silent_tokens
         tensors["dead"] = self._dead
         for name, tensor in self._averages.items():
@@ -274,19 +238,7 @@ class Member:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of a member with the same config, bit for bit."""
         tensors, values = checkpoint
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(tensors[f"weights.{name}"])
-                prefix = f"adam.{name}."
-                moments = {
-                    full.removeprefix(prefix): weight_layout.like(tensor, weight)
-                    for full, tensor in tensors.items()
-                    if full.startswith(prefix)
-                }
-                if moments:
-                    self._adam.state[weight] = moments
-            for name, mean in self._means.items():
-                mean.copy_(tensors[f"means.{name}"])
+        self._optimizer.restore(tensors)
         device = self._silent_tokens.device
         self._silent_tokens = tensors["silent_tokens"].clone().to(device)
         self._dead = tensors["dead"].clone().to(device)
@@ -303,13 +255,8 @@ class Member:
         BatchTopK becomes a JumpReLU with one threshold for all latents. Where there is
         a running mean of the weights, they are exported.
         """
-        weights = self._exported_weights()
+        weights = self._optimizer.exported()
         return self._sae({name: w.cpu().clone() for name, w in weights.items()})
-
-    def _exported_weights(self) -> Weights:
-        weights = {name: weight.detach() for name, weight in self.weights.items()}
-        unit = self.kind.has_unit_decoder
-        return weights | averaging.exported(self._means, has_unit_decoder=unit)
 
     def _sae(self, weights: Weights) -> SAE:
         return exporting.sae(
@@ -324,28 +271,13 @@ class Member:
             counts={"num_steps": self.step_index, "num_tokens": self._tokens},
         )
 
-    def _apply(self, batch: Batch, size: float, is_finite: float) -> None:
+    def _apply(self, batch: Batch, norm: float, is_finite: float) -> None:
         """Change the weights by one step of Adam, if the loss and gradient allow it."""
-        if not (is_finite and math.isfinite(size)):
+        if not (is_finite and math.isfinite(norm)):
             is_bad = ~(batch.x.isfinite().all(dim=1) & batch.target.isfinite().all(1))
             rows = torch.cat(self.ranks.gathered(is_bad)).nonzero().flatten().tolist()
             raise NonFiniteLossError(self.key, self.step_index + 1, rows)
-        most = self._shared.clip_norm / self.variance
-        if size > most:
-            norm = torch.tensor(size)
-            torch.nn.utils.clip_grads_with_norm_(self._trained, most, norm)
-        W_dec = self.weights["W_dec"]
-        lr = learning_rate.at(
-            self.peak_lr,
-            self._shared,
-            step=self.step_index,
-            num_steps=self._num_steps,
-        )
-        for group in self._adam.param_groups:
-            group["lr"] = lr * group["factor"]
-        self._adam.step()
-        if W_dec.requires_grad and self.kind.has_unit_decoder:
-            unit_rows.normalize(W_dec)
+        self._optimizer.step(self.step_index, norm=norm)
 
     def _count(self, batch: Batch, forward: Forward) -> None:
         """Update the averages, the step, the tokens and the dead latents."""
@@ -380,30 +312,19 @@ class Member:
             x=torch.cat(self.ranks.gathered(x)),
             y=None if y is None else torch.cat(self.ranks.gathered(y)),
         )
-        resampling.renew(
-            drawn,
-            whole,
-            is_dead=is_dead,
-            kind=self.kind,
-            weights=self.weights,
-            means=self._means,
-            adam=self._adam,
+        fresh = resampling.fresh(
+            drawn, whole, is_dead=is_dead, kind=self.kind, weights=self.weights
         )
+        self._optimizer.renew(drawn.latents, fresh)
         self._silent_tokens.index_fill_(0, drawn.latents, 0)
         self._dead = self._is_dead().nonzero().squeeze(1)
-
-    def _average(self) -> None:
-        """Take the step's weights into their running mean, if there is one."""
-        if self._shared.ema_decay is not None:
-            decay = averaging.decay_at(self._shared.ema_decay, self.step_index - 1)
-            averaging.update(self._means, self.weights, decay)
 
     def _log(self, terms: objective.Terms, batch: Batch) -> StepRow | None:
         found = None
         if self._held_out_rows is not None and self._is_due(
             self._shared.eval_every_steps
         ):
-            sae = self._sae(self._exported_weights()).to(self._device)
+            sae = self._sae(self._optimizer.exported()).to(self._device)
             found = held_out.measure(sae, self._held_out_rows, self._held_out_target)
         elif not self._is_due(self._shared.log_every_steps):
             return None
@@ -414,7 +335,7 @@ class Member:
             fvu=float(terms.fvu),
             l0=float(self.ranks.total(terms.forward.code.num_on())) / batch.num_rows,
             dead_fraction=float(self._is_dead().double().mean()),
-            lr=self._adam.param_groups[0]["lr"],
+            lr=self._optimizer.lr,
             sparsity_coefficient=self.kind.coefficient_at(batch.step, batch.num_steps),
             eval_fvu=None if found is None else found.fvu,
             eval_l0=None if found is None else found.l0,
