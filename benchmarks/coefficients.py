@@ -11,7 +11,8 @@ from benchmarks.trainers.serving import Contest
 FILE = Path(__file__).with_suffix(".json")
 TOLERANCE = 0.05
 _MOST_RUNS = 8
-_FACTOR = 8.0
+_LEAST_FACTOR, _MOST_FACTOR = 1.1, 8.0
+_LEAST_POWER = 0.01
 
 
 class Tuned(NamedTuple):
@@ -30,6 +31,12 @@ def key(contest: Contest) -> str:
     )
 
 
+def known(contest: Contest) -> dict[str, float]:
+    """Return the coefficients that were measured for a contest, by contestant."""
+    found = _read().get(key(contest), {})
+    return {name: tuned["coefficient"] for name, tuned in found.items()}
+
+
 def load(contest: Contest, name: str) -> float:
     """Return the coefficient of a contestant.
 
@@ -37,13 +44,13 @@ def load(contest: Contest, name: str) -> float:
         ValueError: there is none for this contest.
 
     """
-    found = _read().get(key(contest), {}).get(name)
-    if found is None:
+    found = known(contest)
+    if name not in found:
         raise ValueError(
             f"{FILE.name}: found no coefficient of {name} for {key(contest)!r}; "
             f"measure it with --tune"
         )
-    return found["coefficient"]
+    return found[name]
 
 
 def save(contest: Contest, name: str, tuned: Tuned) -> None:
@@ -53,14 +60,14 @@ def save(contest: Contest, name: str, tuned: Tuned) -> None:
     FILE.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
-def search(measure: Callable[[float], float], *, target: float) -> Tuned:
+def search(measure: Callable[[float], float], *, target: float, start: float) -> Tuned:
     """Return the coefficient whose L0 is nearest to the target, of a few tried.
 
-    L0 falls as the coefficient rises, about by a power law: each try is where the line
-    through the two nearest tries, in logarithms, meets the target, kept inside what
-    encloses it.
+    The first try is `start`. L0 falls as the coefficient rises, about by a power law:
+    each try is where the line through the two nearest tries, in logarithms, meets the
+    target, kept inside what encloses it.
     """
-    tries = [Tuned(1.0, measure(1.0))]
+    tries = [Tuned(start, measure(start))]
     while len(tries) < _MOST_RUNS and not _is_near(tries[-1], target):
         coefficient = _next(tries, target)
         tries.append(Tuned(coefficient, measure(coefficient)))
@@ -70,16 +77,29 @@ def search(measure: Callable[[float], float], *, target: float) -> Tuned:
 def _next(tries: list[Tuned], target: float) -> float:
     dense = [tuned for tuned in tries if tuned.l0 > target]
     sparse = [tuned for tuned in tries if tuned.l0 <= target]
-    if not sparse:
-        return max(tuned.coefficient for tuned in dense) * _FACTOR
-    if not dense:
-        return min(tuned.coefficient for tuned in sparse) / _FACTOR
+    if not (dense and sparse):
+        return _beyond(tries, target)
     low = max(dense, key=lambda tuned: tuned.coefficient)
     high = min(sparse, key=lambda tuned: tuned.coefficient)
     above, below = _excess(low, target), -_excess(high, target)
     # Never nearer to an end than a tenth, where the law does not hold.
     share = min(max(above / (above + below), 0.1), 0.9)
     return low.coefficient * (high.coefficient / low.coefficient) ** share
+
+
+def _beyond(tries: list[Tuned], target: float) -> float:
+    """Return where the line through the last two tries meets a target beyond both.
+
+    After a first try, L0 is taken to fall as the inverse square.
+    """
+    last, excess, power = tries[-1], _excess(tries[-1], target), 2.0
+    if len(tries) > 1:
+        before = tries[-2]
+        fallen = _excess(before, target) - excess
+        power = fallen / math.log(last.coefficient / before.coefficient)
+    step = abs(excess) / max(power, _LEAST_POWER)
+    step = min(max(step, math.log(_LEAST_FACTOR)), math.log(_MOST_FACTOR))
+    return last.coefficient * math.exp(math.copysign(step, excess))
 
 
 def _is_near(tuned: Tuned, target: float) -> bool:

@@ -218,8 +218,15 @@ def _rate(contest: Contest, dtype: str) -> float:
 
 
 def _tune(arguments: Arguments, contest: Contest, folder: Path) -> None:
-    """Find and keep the coefficient of every contestant of a kind."""
+    """Find and keep the coefficients that a kind's contestants do not have yet.
+
+    Each search starts at what the contestant before it came to.
+    """
+    known = coefficients.known(contest)
+    start = next(iter(known.values()), 1.0)
     for name in _names(arguments, contest.kind):
+        if name in known:
+            continue
 
         def measure(coefficient: float, name: str = name) -> float:
             with contestants.started(
@@ -233,8 +240,9 @@ def _tune(arguments: Arguments, contest: Contest, folder: Path) -> None:
             print(f"{name} at {coefficient:.4g}: {quality}", flush=True)
             return quality.l0
 
-        tuned = coefficients.search(measure, target=contest.k)
+        tuned = coefficients.search(measure, target=contest.k, start=start)
         coefficients.save(contest, name, tuned)
+        start = tuned.coefficient
 
 
 def _contest(arguments: Arguments, shape: str, kind: str, folder: Path) -> Contest:
