@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import machine
-from trilemma import evaluation
+from trilemma import allocation, evaluation
 from trilemma.config.stages import Evaluation
 from trilemma.evaluation import Baseline
 from trilemma.metrics import coders, pca
@@ -67,14 +67,16 @@ def main() -> None:
     arguments, measured = _arguments()
     torch.set_num_threads(arguments.threads)
     if measured:
-        _run(arguments, has_rivals=False)
+        with allocation.kept():  # as the evaluation stage does
+            _run(arguments, has_rivals=False)
         # What `getrusage` says would include the parent's peak.
         status = Path("/proc/self/status").read_text(encoding="ascii")
         (peak,) = [x for x in status.splitlines() if x.startswith("VmHWM:")]
         print(int(peak.split()[1]) << 10)
         return
     print(machine.line())
-    speed = _run(arguments, has_rivals=True)
+    with allocation.kept():
+        speed = _run(arguments, has_rivals=True)
     print(
         f"{arguments.rows:,} tokens, d_in {arguments.d_in}, d_sae {arguments.d_sae}, "
         f"k {arguments.k}, {arguments.threads} threads, {arguments.device}"
