@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -378,6 +378,8 @@ def test_a_baseline_survives_its_file(
 ) -> None:
     probed = config.model_copy(update={"probe_rows": 200})
     kept = prepare(probed, rows, tiny_lm())
+    labels = torch.arange(len(kept.documents), dtype=torch.int32)
+    kept = replace(kept, document_labels=labels)
     save_file(kept.to_tensors(), tmp_path / "baseline.safetensors")
     back = evaluation.Baseline.from_tensors(
         load_file(tmp_path / "baseline.safetensors")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int32, Int64
+from jaxtyping import Float, Float64, Int, Int32, Int64, Integer
 from torch import Tensor
 
 from trilemma.config.stages import Evaluation
@@ -63,6 +63,8 @@ class Baseline:
     """Probes of the activations themselves; None where nothing is probed."""
     together: co_occurrence.Counts | None = None
     """Where clusters were seen together; None where labels are given."""
+    document_labels: Int32[Tensor, " document"] | None = None
+    """What each document is, -1 where that is not known; None where of none."""
 
     def rows(
         self,
@@ -117,6 +119,8 @@ class Baseline:
                 f"together.{key}": torch.from_numpy(value)
                 for key, value in self.together._asdict().items()
             }
+        if self.document_labels is not None:
+            tensors["document_labels"] = self.document_labels
         if self.contexts is not None:
             tensors |= {
                 f"contexts.{key}": value
@@ -172,6 +176,7 @@ class Baseline:
             contexts=contexts,
             probes=probes,
             together=together,
+            document_labels=tensors.get("document_labels"),
         )
 
 
@@ -185,6 +190,7 @@ def baseline(
     lm: fidelity.SplicedLM | None,
     hook: str,
     token_text: Sequence[str] | None = None,
+    document_labels: Integer[np.ndarray, " id"] | None = None,
 ) -> Baseline:
     """Return what evaluating the SAEs of a hook needs beside each SAE itself.
 
@@ -192,6 +198,7 @@ def baseline(
     all of them. Without an LM, a token id is the label of its row (for a toy: which
     true feature is the strongest), and there are no cross-entropies. `token_text` is
     what is shown for each token id of an LM; without it nothing is probed.
+    `document_labels` has the label of each document at its id, -1 for none.
     """
     centre = mean.double()
     seen = _Split(centre, config.rate_tokens)
@@ -256,6 +263,9 @@ def baseline(
         contexts=contexts,
         probes=None if probed is None else probed.probes(documents),
         together=together,
+        document_labels=None
+        if document_labels is None
+        else torch.from_numpy(document_labels[documents.numpy()]).int(),
     )
 
 

@@ -2,16 +2,16 @@
 
 Of a latent's firings, the share on rows of the most frequent class: the class
 consistency of Wang et al. (2024, arXiv 2403.12459), as the WSAE paper (arXiv
-2506.15963) uses it. A class may be a token's kind, a context cluster, or any column
-of labels.
+2506.15963) uses it. A class may be a token's kind, a context cluster, or what a column
+of labels says of the row's document. The nulls are proposed here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, Integer
+from jaxtyping import Float64, Int32, Int64, Integer
 from torch import Tensor
 
 from trilemma.metrics import scalar
@@ -20,6 +20,7 @@ from trilemma.metrics.streaming import Batch
 
 METRIC_VERSION = 1
 _NUM_DEALS = 32
+_NUM_DOCUMENT_DEALS = 4  # each costs as much as the measure itself
 
 
 class Consistency(NamedTuple):
@@ -28,11 +29,25 @@ class Consistency(NamedTuple):
     share: Float64[np.ndarray, " d_sae"]
     """Share of a latent's firings that are in its most frequent class."""
     null: Float64[np.ndarray, " d_sae"]
-    """The same for equally many firings whose classes are drawn from all rows."""
+    """The same by chance."""
+    num_rows: int
+    """Rows that have a class."""
+
+
+class Counts(NamedTuple):
+    """How often rows are of each class."""
+
+    rows: Int64[np.ndarray, " num_classes"]
+    """All of them."""
+    firings: Int64[np.ndarray, "d_sae num_classes"]
+    """Those that each latent fires on."""
 
 
 class Classes:
-    """The measure that counts each latent's firings by class."""
+    """The measure that counts each latent's firings by class; -1 is no class.
+
+    Chance draws the classes of as many firings from all rows.
+    """
 
     def __init__(
         self,
@@ -43,20 +58,20 @@ class Classes:
         device: torch.device,
     ) -> None:
         self._classes = classes
-        self._rows = torch.zeros(num_classes, dtype=torch.int64, device=device)
-        self._firings = self._rows.new_zeros(d_sae * num_classes)
+        # First those of no class.
+        self._rows = torch.zeros(1 + num_classes, dtype=torch.int64, device=device)
+        self._firings = self._rows.new_zeros(d_sae * len(self._rows))
 
     def add(self, batch: Batch) -> None:
         """Count the firings of a batch."""
-        found, num_classes = self._classes(batch), len(self._rows)
-        self._rows += torch.bincount(found, minlength=num_classes)
-        place = batch.latent * num_classes + found[batch.row]
+        found, num_counts = self._classes(batch) + 1, len(self._rows)
+        self._rows += torch.bincount(found, minlength=num_counts)
+        place = batch.latent * num_counts + found[batch.row]
         self._firings += torch.bincount(place, minlength=len(self._firings))
 
     def consistency(self, *, seed: int) -> Consistency:
         """Return how consistent the latents are over the rows so far."""
-        rows = self._rows.cpu().numpy()
-        firings = self._firings.reshape(-1, len(rows)).cpu().numpy()
+        rows, firings = self.counts()
         fired = firings.sum(1)
         generator = np.random.default_rng(seed)
         num, latent = np.unique(fired, return_inverse=True)
@@ -66,25 +81,69 @@ class Classes:
         ]
         count = np.where(fired > 0, fired, np.nan)
         null = np.mean(dealt, axis=0)[latent]
-        return Consistency(firings.max(1) / count, null / count)
+        return Consistency(_share(firings), null / count, int(rows.sum()))
+
+    def counts(self) -> Counts:
+        """Return what was counted so far."""
+        firings = self._firings.reshape(-1, len(self._rows))
+        return Counts(self._rows[1:].cpu().numpy(), firings[:, 1:].cpu().numpy())
+
+
+class DocumentClasses:
+    """The measure that counts each latent's firings by the label of their document.
+
+    Rows of one document have one label, so chance deals the labels anew among the
+    documents that have one, a few times: a latent that fires on a single document is
+    consistent, and no more so than by chance.
+    """
+
+    def __init__(
+        self,
+        d_sae: int,
+        labels: Int32[Tensor, " document"],
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        num_classes = int(labels.max()) + 1
+        self._own, *self._dealt = (
+            Classes(
+                d_sae,
+                num_classes,
+                classes=_by_document(each.to(device)),
+                device=device,
+            )
+            for each in (labels, *_dealt(labels, seed=seed))
+        )
+
+    def add(self, batch: Batch) -> None:
+        """Count the firings of a batch."""
+        for classes in (self._own, *self._dealt):
+            classes.add(batch)
+
+    def consistency(self) -> Consistency:
+        """Return how consistent the latents are over the rows so far."""
+        rows, firings = self._own.counts()
+        null = np.mean([_share(each.counts().firings) for each in self._dealt], axis=0)
+        return Consistency(_share(firings), null, int(rows.sum()))
 
 
 def scalars(
-    found: Consistency, name: str, *, label: str, seed: int
+    found: Consistency, name: str, *, label: str, chance: str, seed: int
 ) -> dict[str, Scalar]:
-    """Return `consistency_<name>` and what it is by chance."""
+    """Return `consistency_<name>` and what it is by chance, which is told in words."""
     method = f"share of a latent's firings with its most frequent {label}"
     return {
         f"consistency_{name}{suffix}": scalar.mean_of(
             values,
             method=what,
             version=METRIC_VERSION,
-            reason="no latent fired",
+            reason="no latent fired" if found.num_rows else f"no row has a {label}",
             seed=seed,
         )
         for suffix, values, what in (
             ("", found.share, method),
-            ("_null", found.null, f"{method}, by chance"),
+            ("_null", found.null, f"{method}, {chance}"),
         )
     }
 
@@ -111,3 +170,34 @@ def by_token(
         return class_of[tokens].to(batch.row.device)
 
     return classes
+
+
+def _by_document(
+    labels: Int32[Tensor, " document"],
+) -> Callable[[Batch], Int64[Tensor, " row"]]:
+    """Return the classes of rows whose documents have these labels."""
+    return lambda batch: labels[batch.document].to(torch.int64)
+
+
+def _dealt(
+    labels: Int32[Tensor, " document"], *, seed: int
+) -> Iterator[Int32[Tensor, " document"]]:
+    """Yield the labels dealt anew among the documents that have one."""
+    generator = torch.Generator().manual_seed(seed)
+    known = (labels >= 0).nonzero()[:, 0]
+    for _ in range(_NUM_DOCUMENT_DEALS):
+        order = torch.randperm(len(known), generator=generator)
+        dealt = labels.clone()
+        dealt[known] = labels[known[order]]
+        yield dealt
+
+
+def _share(
+    firings: Int64[np.ndarray, "d_sae num_classes"],
+) -> Float64[np.ndarray, " d_sae"]:
+    """Return the share of each latent's firings that are in its main class."""
+    fired = firings.sum(1)
+    share: Float64[np.ndarray, " d_sae"]
+    # There may be no class at all.
+    share = firings.max(1, initial=0) / np.where(fired > 0, fired, np.nan)
+    return share

@@ -21,7 +21,7 @@ from trilemma.metrics.baseline import Baseline
 from trilemma.metrics.clusters import Contexts
 from trilemma.metrics.coders import Autoencoder, Coder, Transcoder
 from trilemma.metrics.coherence import Examples
-from trilemma.metrics.consistency import Classes
+from trilemma.metrics.consistency import Classes, DocumentClasses
 from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.monoscore import MonoScore
 from trilemma.metrics.probe_tasks import Labeller
@@ -32,8 +32,15 @@ from trilemma.metrics.streaming import Batch, Measure
 from trilemma.sequences import Sequences
 
 _EMBEDDINGS = {"x": "activations", "context": "contexts"}
-_LABELS = {"label": "context cluster", "token": "kind of token"}
+_LABELS = {
+    "label": "context cluster",
+    "token": "kind of token",
+    "document": "document label",
+}
 _FEATURE = "strongest feature"
+_CHANCE = dict.fromkeys(_LABELS, "by chance") | {
+    "document": "labels dealt anew among documents"
+}
 
 
 class Text(NamedTuple):
@@ -80,6 +87,11 @@ class Unlabelled:
                 device=device,
             )
         }
+        self._documents = None
+        if baseline.document_labels is not None:
+            self._documents = DocumentClasses(
+                d_sae, baseline.document_labels, seed=config.seed, device=device
+            )
         self._examples, self._coded = None, None
         self.embed: Callable[[Batch], Float[Tensor, "row width"]] = _activations
         """What says how alike two rows are: contexts where there are any."""
@@ -113,8 +125,8 @@ class Unlabelled:
         """Return what the pass is to show its batches to."""
         found: list[Measure] = [self._firings]
         found += [*self._scores.values(), *self._classes.values()]
-        found += [each for each in (self._examples, self._coded) if each is not None]
-        return found
+        some = (self._documents, self._examples, self._coded)
+        return found + [each for each in some if each is not None]
 
     def found(self, *, is_live: Bool[np.ndarray, " d_sae"]) -> Found:
         """Return everything that the measures came to."""
@@ -132,13 +144,20 @@ class Unlabelled:
             scores = score.scores()
             columns[f"monoscore_{name}"] = scores.score
             metrics |= monoscore.scalars(scores, name, embedding=_EMBEDDINGS[name])
-        for name, classes in self._classes.items():
-            found = classes.consistency(seed=seed)
+        consistent = {
+            name: classes.consistency(seed=seed)
+            for name, classes in self._classes.items()
+        }
+        if self._documents is not None:
+            consistent["document"] = self._documents.consistency()
+        for name, found in consistent.items():
             columns[f"consistency_{name}"] = found.share
             columns[f"consistency_{name}_null"] = found.null
             is_toy = name == "label" and self._examples is None
             label = _FEATURE if is_toy else _LABELS[name]
-            metrics |= consistency.scalars(found, name, label=label, seed=seed)
+            metrics |= consistency.scalars(
+                found, name, label=label, chance=_CHANCE[name], seed=seed
+            )
         if self._examples is not None:
             coherent = self._examples.coherence()
             metrics |= coherence.scalars(

@@ -59,7 +59,12 @@ def acts(tokens: Tensor) -> Tensor:
 
 
 def found(
-    acts: Tensor, tokens: Tensor, *, num_documents: int = NUM_SEQS, size: int = NUM_SEQS
+    acts: Tensor,
+    tokens: Tensor,
+    *,
+    num_documents: int = NUM_SEQS,
+    size: int = NUM_SEQS,
+    labels: np.ndarray | None = None,
 ) -> Found:
     document = torch.arange(NUM_SEQS)[:, None].expand(NUM_SEQS, CTX) % num_documents
     whole = Sequences(
@@ -80,6 +85,7 @@ def found(
         mean=acts.mean(0),
         lm=Encoder(),
         hook="blocks.0.hook_resid_post",
+        document_labels=labels,
     )
     sae = Given(D_SAE)
     measured = Unlabelled(sae, CONFIG, common, text=TEXT)
@@ -112,6 +118,42 @@ def test_a_latent_of_one_token_is_consistent_and_coherent(
     assert columns["consistency_token"][0] == 1
     assert columns["coherence"][0] > columns["coherence"][5]
     assert columns["monoscore_context"][0] > columns["monoscore_context"][5]
+
+
+def test_labels_of_documents_add_how_consistent_latents_are_with_them(
+    tokens: Tensor,
+) -> None:
+    # Every third document has no label, the others have the first or the second.
+    labels = np.arange(NUM_SEQS, dtype=np.int16) % 3 - 1
+    label = torch.from_numpy(labels)[:, None].expand(NUM_SEQS, CTX).reshape(-1)
+    fires = label[:, None] == torch.tensor([0, 1, -1, 0, 0, 0])
+    fires[:, 3:] |= label[:, None] == 1
+    told = found(fires.float(), tokens, labels=labels)
+    plain = found(fires.float(), tokens)
+    added = {"consistency_document", "consistency_document_null"}
+    assert told.metrics.keys() - plain.metrics.keys() == added
+    assert told.columns.keys() - plain.columns.keys() == added
+    share = told.columns["consistency_document"]
+    whole = max(np.bincount(labels[labels >= 0])) / (labels >= 0).sum()
+    np.testing.assert_allclose(share, [1, 1, np.nan, whole, whole, whole])
+    value = told.metrics["consistency_document"]
+    assert value.value == pytest.approx((2 + 3 * whole) / 5)
+    assert value.n == 5
+    null = told.metrics["consistency_document_null"]
+    assert "labels dealt anew among documents" in null.method
+    assert null.value is not None
+    assert null.value < value.value
+    for name, scalar in plain.metrics.items():
+        assert told.metrics[name] == scalar, name
+
+
+def test_without_any_label_of_a_document_there_is_a_reason(
+    acts: Tensor, tokens: Tensor
+) -> None:
+    metrics = found(acts, tokens, labels=np.full(NUM_SEQS, -1)).metrics
+    missing = {"consistency_document", "consistency_document_null"}
+    assert set(metrics) - defined(metrics) == missing
+    assert metrics["consistency_document"].reason == "no row has a document label"
 
 
 def test_batches_leave_no_trace_without_labels(acts: Tensor, tokens: Tensor) -> None:
