@@ -16,6 +16,9 @@ from storage.token_rows import DOCUMENT, DTYPES, TOKENS
 
 _RECORD = "record.json"
 _DIGESTS = "digests"
+_LABELS = "labels"
+_LABEL: np.dtype[Any] = np.dtype(np.int16)
+_NO_LABEL = -1
 
 
 class Split(NamedTuple):
@@ -28,6 +31,8 @@ class Split(NamedTuple):
 class TokenLog:
     """Raw files of token ids and document numbers, one pair for each split.
 
+    What is known of each document, its digest and label, is in files for them all.
+
     What was appended since the last record is dropped when the log is opened again, as
     if it had never come. So whoever appends goes on from the `state` of that record,
     None where there is none.
@@ -36,12 +41,13 @@ class TokenLog:
     def __init__(self, folder: Path, *, splits: Sequence[str]) -> None:
         self._folder = folder
         names = [f"{split}_{name}" for split in splits for name in DTYPES]
+        names += [_DIGESTS, _LABELS]
         record = _read(folder / _RECORD)
-        if record is None or not self._holds(record["bytes"]):
+        if record is None or not self._holds(names, record["bytes"]):
             shutil.rmtree(folder, ignore_errors=True)
             durable.make_folder(folder)
             record = {
-                "bytes": dict.fromkeys([*names, _DIGESTS], 0),
+                "bytes": dict.fromkeys(names, 0),
                 "splits": dict.fromkeys(splits, Split()),
                 "state": None,
             }
@@ -74,8 +80,17 @@ class TokenLog:
         """Return what was appended as digests before the log was opened."""
         return np.fromfile(self._folder / _DIGESTS, dtype)
 
+    def labels(self) -> npt.NDArray[np.int16]:
+        """Return the label of each document up to the record; -1 for none."""
+        return np.fromfile(self._folder / _LABELS, _LABEL)
+
     def append(
-        self, split: str, tokens: npt.NDArray[np.int32], document: int, digest: bytes
+        self,
+        split: str,
+        tokens: npt.NDArray[np.int32],
+        document: int,
+        digest: bytes,
+        label: int | None,
     ) -> None:
         """Append the tokens of one document, whose numbers grow."""
         assert tokens.dtype == DTYPES[TOKENS]
@@ -83,6 +98,8 @@ class TokenLog:
         self._files[f"{split}_{TOKENS}"].write(tokens.tobytes())
         self._files[f"{split}_{DOCUMENT}"].write(numbers.tobytes())
         self._files[_DIGESTS].write(digest)
+        kept = _NO_LABEL if label is None else label
+        self._files[_LABELS].write(np.array(kept, _LABEL).tobytes())
         before = self.splits[split]
         self.splits[split] = Split(
             before.num_documents + 1, before.num_tokens + len(tokens)
@@ -111,10 +128,10 @@ class TokenLog:
         )
         return self.splits[split].num_documents - len(np.unique(last)) + 1
 
-    def _holds(self, lengths: dict[str, int]) -> bool:
-        """Return whether each file is at least as long as was recorded."""
+    def _holds(self, names: Sequence[str], lengths: dict[str, int]) -> bool:
+        """Return whether each file was recorded, and is as long as that at least."""
         paths = {self._folder / name: length for name, length in lengths.items()}
-        return all(
+        return lengths.keys() == set(names) and all(
             path.is_file() and path.stat().st_size >= length
             for path, length in paths.items()
         )

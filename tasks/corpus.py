@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int16
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -24,6 +26,7 @@ from trilemma.duplicates import DIGEST, Seen
 from trilemma.lm import read_context, read_vocab_size
 
 INFO = "corpus.json"
+LABELS = "label.npy"
 Split = library.Split
 SPLITS: tuple[Split, ...] = ("train", "eval")
 # Removed when the stage is committed.
@@ -51,6 +54,16 @@ def read_info(plan: Plan) -> dict[str, Any]:
     return info
 
 
+def read_labels(plan: Plan) -> Int16[np.ndarray, " document"] | None:
+    """Return the label of each document by its id, -1 for none; None without labels."""
+    config = plan.run.corpus
+    if config is None or library.label_column(config) is None:
+        return None
+    labels: Int16[np.ndarray, " document"]
+    labels = np.load(plan.step("corpus").folder / LABELS, allow_pickle=False)
+    return labels
+
+
 def build(
     config: Corpus,
     tokenizer_folder: Path,
@@ -65,8 +78,9 @@ def build(
 
     A call that came to no end is gone on with by the next; the bytes are the same.
     What is held does not grow with the tokens: 50 bytes for each document at most, to
-    know its copies, and 8 for each row, to shuffle them. `source` is the digest that
-    the source had; `report` is told what has been read whenever that is recorded.
+    know its copies and its label, and 8 for each row, to shuffle them. `source` is the
+    digest that the source had; `report` is told what has been read whenever that is
+    recorded.
 
     Raises:
         Interrupted: `asked` says so; what was read is kept.
@@ -84,8 +98,8 @@ def build(
             seen=Seen(log.digests(DIGEST)),
             start=_position(log),
         ):
-            for split, tokens, number, digest in batch.documents:
-                log.append(split, tokens, number, digest)
+            for split, tokens, number, digest, label in batch.documents:
+                log.append(split, tokens, number, digest, label)
             now, is_asked = time.monotonic(), asked()
             if is_asked or batch.position.is_end or now - last >= record_seconds:
                 last = now
@@ -94,7 +108,10 @@ def build(
                 report(counts)
             _stop_if(is_asked)
         _check_unchanged(config, source, folder)
-        return _write_rows(log, config, folder, asked) | {"source": source}
+        info = _write_rows(log, config, folder, asked) | {"source": source}
+        if library.label_column(config) is not None:
+            info["labels"] = _write_labels(log, folder)
+        return info
 
 
 def _body(work: stage.Work) -> None:
@@ -129,6 +146,14 @@ def _body(work: stage.Work) -> None:
         f"{info['num_duplicates']:,}",
         f"{info['num_examples']:,}",
     )
+    if "labels" in info:
+        get_run_logger().info(
+            "corpus: %s labels in column %r, on %s documents of %s",
+            f"{len(info['labels']):,}",
+            library.label_column(config),
+            f"{sum(each['num_documents'] for each in info['labels']):,}",
+            f"{info['num_documents']:,}",
+        )
     work.commit(step)
 
 
@@ -159,6 +184,19 @@ def _write_rows(
             "num_documents": log.num_documents_in(split, len(order) * ctx),
         }
     return info | {"num_dropped_tokens": counts.num_tokens - num_kept}
+
+
+def _write_labels(log: TokenLog, folder: Path) -> list[dict[str, Any]]:
+    """Write the label of each document; return the labels in their order, counted."""
+    found = log.labels()
+    with durable.replacing(folder / LABELS) as aside, aside.open("wb") as file:
+        np.save(file, found)
+    labels = _position(log).labels
+    counts = np.bincount(found[found >= 0], minlength=len(labels)).tolist()
+    return [
+        {"label": label, "num_documents": count}
+        for label, count in zip(labels, counts, strict=True)
+    ]
 
 
 def _check_unchanged(config: Corpus, source: str, folder: Path) -> None:

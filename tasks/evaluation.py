@@ -15,7 +15,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from storage import durable, provenance, tables
-from tasks import environment, harvest, hook_rows, lm, stage, training
+from tasks import corpus, environment, harvest, hook_rows, lm, stage, training
 from tasks.plan import Plan, Step
 from trilemma import evaluation as library
 from trilemma.config.saes import Group
@@ -110,6 +110,7 @@ def _baseline_body(work: stage.Work) -> None:
         lm=_lm(plan, trained.joint),
         hook=hook,
         token_text=_token_text(plan),
+        document_labels=corpus.read_labels(plan),
     )
     tensors = baseline.to_tensors()
     save_file(tensors, work.folder(step) / _BASELINE)

@@ -45,6 +45,10 @@ UNHASHED = {
 }
 
 
+# Hashed only where they are given, so that whatever lacks them keeps its key.
+HASHED_IF_GIVEN = {"corpus.label_column"}
+
+
 @dataclass(frozen=True)
 class Step:
     """One artifact of a run: what it is made of, and the key that follows."""
@@ -182,9 +186,15 @@ class _Planner:
                 )
             titles[step.key] = step.name
         evaluation = self._dump("evaluation")
+        labels = {}
+        if run.corpus is not None and corpus.label_column(run.corpus) is not None:
+            labels["corpus"] = sources["corpus"]
         for hook in dict.fromkeys(member.target_hook for member in family):
             self._add(
-                "evaluation", f"baseline-{hook}", evaluation | {"hook": hook}, measured
+                "evaluation",
+                f"baseline-{hook}",
+                evaluation | {"hook": hook},
+                measured | labels,
             )
         reported = dict(sources) | {"harvest": harvest}
         for member in family:
@@ -320,8 +330,12 @@ class _Planner:
         """Return a section's settings, without those that cannot change the bytes."""
         value = getattr(self._run, section)
         assert isinstance(value, Section)
-        dumped = value.model_dump(mode="json")
-        return {k: v for k, v in dumped.items() if f"{section}.{k}" not in UNHASHED}
+        return {
+            key: found
+            for key, found in value.model_dump(mode="json").items()
+            if f"{section}.{key}" not in UNHASHED
+            and (found is not None or f"{section}.{key}" not in HASHED_IF_GIVEN)
+        }
 
 
 def _may_differ_in_width(members: Sequence[Member]) -> bool:

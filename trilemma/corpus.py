@@ -1,7 +1,7 @@
 """The corpus: text from anywhere as tokens, each document in one of two splits."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,12 +10,15 @@ import torch
 from jaxtyping import Int32, Int64
 
 from trilemma import duplicates, lm, texts
-from trilemma.config.sources import CachedCorpus, Corpus
+from trilemma.config.sources import CachedCorpus, Corpus, EmbeddedCorpus
 from trilemma.duplicates import Seen
 from trilemma.saelens_cache import Cache
-from trilemma.texts import TextCorpus, Texts
+from trilemma.texts import Text, TextCorpus, Texts
 
 Split = Literal["train", "eval"]
+
+MAX_LABELS = 1_000
+"""An evaluation holds a count for each latent and label: 8 kB for each latent."""
 
 # What is tokenized at once; only speed and memory hang on it.
 _BATCH_DOCUMENTS = 64
@@ -48,6 +51,8 @@ class Position(NamedTuple):
     """What the source itself noted, JSON; None where the counts are enough."""
     is_end: bool = False
     """Whether nothing is left, or enough has been read."""
+    labels: Sequence[str] = ()
+    """The different labels of the documents so far, in the order they came in."""
 
 
 class Document(NamedTuple):
@@ -59,6 +64,8 @@ class Document(NamedTuple):
     """Its place among the documents; of a cached row, its place in the cache."""
     digest: bytes
     """What tells it from other texts."""
+    label: int | None
+    """Which of the labels it has; None for none."""
 
 
 class Batch(NamedTuple):
@@ -82,6 +89,7 @@ def read(
     Each document is closed by the end-of-text token. Which split it belongs to hangs
     on a hash of its text alone, so neither order nor number of documents matters. A
     text that came before is left out: its copies would be split as other documents.
+    A document has the label that its text first came with.
     `seen` are the digests of the documents before `start`. `vocab_size` and `context`
     are what the LM can read; None where it does not say.
 
@@ -141,6 +149,13 @@ def row_orders(
     return orders
 
 
+def label_column(config: Corpus) -> str | None:
+    """Return the column that labels the documents; None where nothing does."""
+    if isinstance(config, EmbeddedCorpus | CachedCorpus):
+        return None
+    return config.label_column
+
+
 def row_length(config: Corpus) -> int:
     """Return the tokens of a row; a cache says so itself."""
     if isinstance(config, CachedCorpus):
@@ -160,6 +175,7 @@ class _New(NamedTuple):
 
     text: str
     digest: bytes
+    label: str | None
     counts: Counts
     """What has been read up to it; of the documents, those before its batch."""
 
@@ -170,6 +186,7 @@ def _texts(
     end = _end_of_text(tokenizer)
     counts = start.counts
     source = Texts(config, num_read=counts.num_examples, state=start.state)
+    codes = {label: code for code, label in enumerate(start.labels)}
     is_end = False
     while not is_end:
         batch, read = _gather(source, seen, counts)
@@ -177,14 +194,29 @@ def _texts(
         documents = []
         for new, ids in zip(batch, _tokenized(batch, tokenizer, end), strict=True):
             split = _split(f"corpus/split\n{new.text}".encode(), config.eval_fraction)
-            documents.append(Document(split, ids, counts.num_documents, new.digest))
+            code = _code(new.label, codes, config)
+            documents.append(
+                Document(split, ids, counts.num_documents, new.digest, code)
+            )
             counts = _counted(new.counts, counts, len(new.text), len(ids))
             if is_end := _is_enough(config, counts):
                 break
         else:
             # Blank texts and copies may have come after the last document.
             counts = Counts(*read[:3], *counts[3:])
-        yield Batch(documents, Position(counts, source.state(), is_end))
+        yield Batch(documents, Position(counts, source.state(), is_end, tuple(codes)))
+
+
+def _code(label: str | None, codes: dict[str, int], config: TextCorpus) -> int | None:
+    """Return the number of a label, which is new if it comes for the first time."""
+    if label is None:
+        return None
+    if label not in codes and len(codes) == MAX_LABELS:
+        raise ValueError(
+            f"corpus.label_column: {label_column(config)!r} holds more than "
+            f"{MAX_LABELS:,} different labels; name a column of fewer"
+        )
+    return codes.setdefault(label, len(codes))
 
 
 def _cached_rows(
@@ -208,7 +240,7 @@ def _cached_rows(
                 counts = counts._replace(num_duplicates=counts.num_duplicates + 1)
                 continue
             split = _split(b"corpus/split\n" + content, config.eval_fraction)
-            documents.append(Document(split, tokens, number, digest))
+            documents.append(Document(split, tokens, number, digest, None))
             counts = _counted(counts, counts, 0, len(tokens))
             if is_end := _is_enough(config, counts):
                 break
@@ -216,12 +248,12 @@ def _cached_rows(
 
 
 def _gather(
-    source: Iterable[str | None], seen: Seen, counts: Counts
+    source: Iterable[Text], seen: Seen, counts: Counts
 ) -> tuple[list[_New], Counts]:
     """Return a batch of new texts, and what has been read then; none at the end."""
     batch: list[_New] = []
     num_characters = 0
-    for text in source:
+    for text, label in source:
         counts = counts._replace(num_examples=counts.num_examples + 1)
         if text is None or not text.strip():
             counts = counts._replace(num_blank=counts.num_blank + 1)
@@ -230,7 +262,7 @@ def _gather(
         if not seen.add(digest):
             counts = counts._replace(num_duplicates=counts.num_duplicates + 1)
             continue
-        batch.append(_New(text, digest, counts))
+        batch.append(_New(text, digest, label, counts))
         num_characters += len(text)
         if len(batch) == _BATCH_DOCUMENTS or num_characters >= _BATCH_CHARACTERS:
             break

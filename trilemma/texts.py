@@ -3,9 +3,10 @@
 import glob
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 
@@ -20,15 +21,25 @@ TextCorpus = EmbeddedCorpus | FileCorpus | HubCorpus
 Example = dict[str, object]
 
 
-class Texts(Iterator[str | None]):
-    """The texts of a source in a fixed order, None where an example has none.
+class Text(NamedTuple):
+    """What an example of a source holds."""
+
+    text: str | None
+    """None where it has none."""
+    label: str | None
+    """What the column of labels says of it; None without such a column or value."""
+
+
+class Texts(Iterator[Text]):
+    """The texts of a source in a fixed order.
 
     What a killed process did not finish is gone on with by `num_read` and the `state`
     that was noted after so many examples. A stream is entered at the state where that
     is exact; a shuffled one, whose state lacks what its buffer held, is read again.
 
     Raises:
-        ValueError: the source is not there, or an example is not text.
+        ValueError: the source is not there, or an example is not text or has what is
+            no label.
     """
 
     def __init__(
@@ -36,7 +47,8 @@ class Texts(Iterator[str | None]):
     ) -> None:
         self._stream: datasets.IterableDataset | None = None
         if isinstance(config, EmbeddedCorpus):
-            texts: Iterator[str | None] = (found.text for found in embedded.documents())
+            texts: Iterator[Text]
+            texts = (Text(found.text, None) for found in embedded.documents())
         else:
             examples = _open(config)
             is_shuffled = isinstance(config, HubCorpus) and config.shuffle_buffer
@@ -48,10 +60,10 @@ class Texts(Iterator[str | None]):
             elif isinstance(examples, datasets.Dataset) and num_read < len(examples):
                 examples = examples.select(range(num_read, len(examples)))
                 num_read = 0
-            texts = _column(_readable(examples, config), config)
+            texts = _columns(_readable(examples, config), config)
         self._texts = itertools.islice(texts, num_read, None)
 
-    def __next__(self) -> str | None:
+    def __next__(self) -> Text:
         return next(self._texts)
 
     def state(self) -> dict[str, Any] | None:
@@ -127,23 +139,45 @@ def _open_files(config: FileCorpus, files: list[Path]) -> "datasets.IterableData
         )
 
 
-def _column(
+def _columns(
     examples: Iterable[Example], config: FileCorpus | HubCorpus
-) -> Iterator[str | None]:
+) -> Iterator[Text]:
     column = "text" if config.kind == "text" else config.column
     for example in examples:
-        if column not in example:
-            raise ValueError(
-                f"corpus.column: no column {column!r}; the columns are "
-                f"{', '.join(example)}"
-            )
-        text = example[column]
+        text = _value(example, column, key="column")
         if text is not None and not isinstance(text, str):
             raise ValueError(
                 f"corpus.column: {column!r} holds {type(text).__name__}; name a column "
                 "of text"
             )
-        yield text
+        label = None
+        if config.label_column is not None:
+            label = _label(example, config.label_column)
+        yield Text(text, label)
+
+
+def _label(example: Example, column: str) -> str | None:
+    """Return what the column says, as text; an empty string says nothing."""
+    value = _value(example, column, key="label_column")
+    match value:
+        case None:
+            return None
+        case str():
+            return value if value.strip() else None
+        case bool() | int():
+            return json.dumps(value)
+    raise ValueError(
+        f"corpus.label_column: {column!r} holds {type(value).__name__}; name a column "
+        "of strings, integers or booleans"
+    )
+
+
+def _value(example: Example, column: str, *, key: str) -> object:
+    if column not in example:
+        raise ValueError(
+            f"corpus.{key}: no column {column!r}; the columns are {', '.join(example)}"
+        )
+    return example[column]
 
 
 def _readable(

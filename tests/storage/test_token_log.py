@@ -23,7 +23,11 @@ documents = st.lists(
 def append(log, found, first=0):
     for number, (split, length) in enumerate(found, start=first):
         tokens = np.full(length, number + 100, np.int32)
-        log.append(split, tokens, number, b"%04d" % number)
+        log.append(split, tokens, number, b"%04d" % number, label_of(number))
+
+
+def label_of(number):
+    return None if number % 3 == 0 else number % 5
 
 
 def read(log, split):
@@ -56,6 +60,9 @@ def test_a_log_opened_again_holds_what_was_recorded(found, data):
                 assert read(log, split) == expected(found[:kept], split)
             append(log, found[kept:], first=kept)
             log.record({"kept": len(found)})
+            assert log.labels().tolist() == [
+                -1 if label_of(n) is None else label_of(n) for n in range(len(found))
+            ]
             for split in SPLITS:
                 assert read(log, split) == expected(found, split)
                 numbers = expected(found, split)[1]
@@ -107,7 +114,7 @@ def test_a_log_without_a_record_begins_empty(tmp_path):
         assert read(log, "train") == ([], [])
 
 
-@pytest.mark.parametrize("name", ["train_tokens", "eval_document", "digests"])
+@pytest.mark.parametrize("name", ["train_tokens", "eval_document", "digests", "labels"])
 def test_a_file_shorter_than_its_record_begins_the_log_anew(tmp_path, name):
     with TokenLog(tmp_path / "log", splits=SPLITS) as log:
         append(log, [("train", 3), ("eval", 4)])
@@ -117,6 +124,19 @@ def test_a_file_shorter_than_its_record_begins_the_log_anew(tmp_path, name):
     with TokenLog(tmp_path / "log", splits=SPLITS) as log:
         assert log.state is None
         assert read(log, "train") == ([], [])
+
+
+def test_a_record_of_other_files_begins_the_log_anew(tmp_path):
+    with TokenLog(tmp_path / "log", splits=SPLITS) as log:
+        append(log, [("train", 3), ("eval", 4)])
+        log.record("all")
+    path = tmp_path / "log" / "record.json"
+    record = json.loads(path.read_text())
+    del record["bytes"]["labels"]
+    path.write_text(json.dumps(record))
+    with TokenLog(tmp_path / "log", splits=SPLITS) as log:
+        assert log.state is None
+        assert log.labels().tolist() == []
 
 
 def test_the_record_is_small_json(tmp_path):

@@ -36,7 +36,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CTX = 16
 NUM_TEXTS = 300
 NEVER = float("inf")
-KINDS = ("text", "jsonl", "parquet", "hub", "shuffled", "saelens_cache")
+KINDS = ("text", "jsonl", "parquet", "hub", "shuffled", "labelled", "saelens_cache")
 FILES = [f"{split}_{name}.npy" for split in corpus.SPLITS for name in token_rows.DTYPES]
 _CORPUS: TypeAdapter[Corpus] = TypeAdapter(Corpus)
 
@@ -52,8 +52,14 @@ def texts():
     return [*found[:50], "", *found[50:], " \n", *found[:37], "the last one"]
 
 
+def label_of(text):
+    """Return a label that no text has before some, or none."""
+    return len(text) // 10 if len(text) % 3 else None
+
+
 def lines(part):
-    return "\n".join(json.dumps({"text": text}) for text in part)
+    examples = [{"text": text, "length": label_of(text)} for text in part]
+    return "\n".join(map(json.dumps, examples))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +116,8 @@ def config(folder):
             "saelens_cache": {"path": str(folder / "saelens_cache")},
         }
         source["shuffled"] = source["hub"] | {"shuffle_buffer": 20}
+        if kind == "labelled":
+            kind, values = "jsonl", values | {"label_column": "length"}
         source = source.get(kind, {"paths": [str(folder / kind / "*")]})
         packing = {"eval_fraction": 0.3, "seed": 3}
         if kind != "saelens_cache":
@@ -140,7 +148,11 @@ def build(folder):
 
 def found_in(target):
     """Return the hash of each file, which is short to print where it differs."""
-    return {name: digest((target / name).read_bytes()) for name in FILES}
+    found = {name: digest((target / name).read_bytes()) for name in FILES}
+    labels = target / corpus.LABELS
+    return found | (
+        {labels.name: digest(labels.read_bytes())} if labels.exists() else {}
+    )
 
 
 def digest(content):
@@ -329,6 +341,24 @@ def test_the_facts_tell_what_was_read_and_what_was_skipped(build, config, tmp_pa
         kept += document.size
     assert info["num_tokens"] - info["num_dropped_tokens"] == kept
     assert info["num_dropped_tokens"] < len(corpus.SPLITS) * CTX
+
+
+def test_every_document_keeps_its_label(build, config, quiet, tmp_path):
+    info = build(config("labelled"), tmp_path)
+    texts_kept = [text for text in dict.fromkeys(texts()) if text.strip()]
+    expected = [label_of(text) for text in texts_kept]
+    labels = [each["label"] for each in info["labels"]]
+    known = [str(label) for label in expected if label is not None]
+    assert labels == list(dict.fromkeys(known))
+    found = np.load(tmp_path / corpus.LABELS, allow_pickle=False)
+    names = [None if code < 0 else int(labels[code]) for code in found]
+    assert names == expected
+    assert [each["num_documents"] for each in info["labels"]] == [
+        known.count(label) for label in labels
+    ]
+    # The rows are those that they are without labels.
+    rows = {name: quiet["labelled"][0][name] for name in FILES}
+    assert rows == quiet["jsonl"][0]
 
 
 def test_a_shuffled_stream_gives_other_rows_by_its_seed(config, quiet, build, tmp_path):

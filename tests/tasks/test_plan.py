@@ -9,8 +9,8 @@ from tasks.plan import Plan
 from trilemma import config
 
 
-def made(home: Path, *words: str) -> Plan:
-    return planning.make(config.load("configs/toy.yaml", words), Home(home))
+def made(home: Path, *words: str, profile: str = "toy") -> Plan:
+    return planning.make(config.load(f"configs/{profile}.yaml", words), Home(home))
 
 
 def test_the_table_of_the_harness_is_part_of_the_key_of_a_report(
@@ -32,3 +32,32 @@ def test_the_order_of_saes_is_part_of_the_key_of_what_compares_their_widths(
         for order in (saes, saes[::-1])
     ]
     assert keys[0] != keys[1]
+
+
+def labelled(home: Path, *settings: str) -> Plan:
+    """Return the plan of a run over a file of JSON lines, with these settings of it."""
+    path = home / "texts.jsonl"
+    path.write_text('{"text": "some text", "lang": "en"}')
+    source = ", ".join(["kind: jsonl", f"paths: [{path}]", *settings])
+    return made(home, f"corpus={{{source}}}", profile="quickstart")
+
+
+def test_a_corpus_without_labels_has_the_key_that_it_had_before_there_were_any(
+    tmp_path: Path,
+) -> None:
+    absent, null = labelled(tmp_path), labelled(tmp_path, "label_column: null")
+    assert absent.step("corpus").key == null.step("corpus").key
+    assert set(absent.step("corpus").section) == {
+        "kind", "column", "ctx", "max_tokens", "eval_fraction", "seed", "files",
+    }  # fmt: skip
+
+
+def test_labels_are_part_of_the_key_of_their_corpus_and_read_by_baselines_alone(
+    tmp_path: Path,
+) -> None:
+    absent, given = labelled(tmp_path), labelled(tmp_path, "label_column: lang")
+    assert absent.step("corpus").key != given.step("corpus").key
+    for plan, readers in ((absent, 0), (given, 1)):
+        reading = [s.name for s in plan.of("evaluation") if "corpus" in s.parents]
+        assert len(reading) == readers
+        assert all(name.startswith("baseline-") for name in reading)

@@ -26,6 +26,7 @@ class Read(NamedTuple):
 
     documents: list[corpus.Document]
     counts: Counts
+    labels: tuple[str, ...]
 
 
 class Packed(NamedTuple):
@@ -75,7 +76,8 @@ def read(source: Corpus, folder: Path, *, vocab_size: int = 400) -> Read:
     )
     assert batches[-1].position.is_end
     documents = [document for batch in batches for document in batch.documents]
-    return Read(documents, batches[-1].position.counts)
+    position = batches[-1].position
+    return Read(documents, position.counts, tuple(position.labels))
 
 
 def read_lines(path: Path, folder: Path, **values) -> Read:
@@ -230,6 +232,55 @@ def test_skipped_texts_change_no_document(trained, tmp_path, lines):
     for ours, theirs in zip(found, expected, strict=True):
         assert np.array_equal(ours.tokens, theirs.tokens)
         assert ours.number == theirs.number
+
+
+def labelled(path: Path, pairs: list[tuple[str, str | None]]) -> Path:
+    rows = [json.dumps({"text": text, "lang": label}) for text, label in pairs]
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_labels_are_numbered_as_they_come(trained, tmp_path):
+    of_text = ["de", None, "en", "de", "fr", "en"] * 10
+    pairs = list(zip(sentences(60), of_text, strict=True))
+    # The copy is left out, and so is a label that only a blank text has.
+    pairs += [(" ", "blank"), (sentences(1)[0], "copy")]
+    found = read_lines(
+        labelled(tmp_path / "texts", pairs), trained.folder, label_column="lang"
+    )
+    assert found.labels == ("de", "en", "fr")
+    expected = [
+        None if label is None else found.labels.index(label) for label in of_text
+    ]
+    assert [document.label for document in found.documents] == expected
+
+
+def test_without_a_column_of_labels_no_document_has_one(trained, lines):
+    found = read_lines(lines, trained.folder)
+    assert {document.label for document in found.documents} == {None}
+    assert found.labels == ()
+
+
+def test_labels_beyond_max_tokens_are_unknown(trained, tmp_path):
+    pairs = [(text, str(i)) for i, text in enumerate(sentences(60))]
+    path = labelled(tmp_path / "texts", pairs)
+    found = read_lines(path, trained.folder, label_column="lang", max_tokens=200)
+    assert found.labels == tuple(str(i) for i in range(len(found.documents)))
+    assert len(found.labels) < 60
+
+
+def test_too_many_labels_are_refused(trained, tmp_path):
+    pairs = [(f"text {i}", f"label {i % 1000}") for i in range(1001)]
+    read_lines(labelled(tmp_path / "most", pairs), trained.folder, label_column="lang")
+    pairs.append(("one more", "another label"))
+    with pytest.raises(ValueError) as error:
+        read_lines(
+            labelled(tmp_path / "more", pairs), trained.folder, label_column="lang"
+        )
+    assert str(error.value) == (
+        "corpus.label_column: 'lang' holds more than 1,000 different labels; name a "
+        "column of fewer"
+    )
 
 
 def test_a_corpus_that_was_read_to_its_end_gives_no_more(trained, lines):

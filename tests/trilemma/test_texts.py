@@ -72,7 +72,8 @@ def source(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_every_kind_gives_the_same_texts_in_their_order(source, kind):
-    assert list(Texts(source(kind), num_read=0, state=None)) == sentences()
+    found = Texts(source(kind), num_read=0, state=None)
+    assert list(found) == [(text, None) for text in sentences()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,21 +89,24 @@ def test_the_rest_comes_as_before(source, kind, num_read):
 
 def test_the_rest_of_the_rest_comes_as_before(source):
     first = Texts(source("parquet"), num_read=0, state=None)
-    assert [next(first) for _ in range(40)] == sentences()[:40]
+    assert [next(first).text for _ in range(40)] == sentences()[:40]
     second = Texts(source("parquet"), num_read=40, state=first.state())
-    assert [next(second) for _ in range(10)] == sentences()[40:50]
+    assert [next(second).text for _ in range(10)] == sentences()[40:50]
     third = Texts(source("parquet"), num_read=50, state=second.state())
-    assert list(third) == sentences()[50:]
+    assert [found.text for found in third] == sentences()[50:]
 
 
 def test_a_stream_is_shuffled_by_its_seed(source):
     shuffled = source("shuffled")
-    first, second = (list(Texts(shuffled, num_read=0, state=None)) for _ in range(2))
     other = shuffled.model_copy(update={"seed": 1})
+    first, second, third = (
+        [found.text for found in Texts(each, num_read=0, state=None)]
+        for each in (shuffled, shuffled, other)
+    )
     assert first == second
     assert first != sentences()
     assert sorted(first) == sorted(sentences())
-    assert list(Texts(other, num_read=0, state=None)) != first
+    assert third != first
 
 
 def test_only_a_stream_in_its_own_order_tells_its_state(source):
@@ -119,7 +123,7 @@ def test_only_a_stream_in_its_own_order_tells_its_state(source):
 def test_the_embedded_text_is_skipped_by_its_count():
     every = [document.text for document in embedded.documents()]
     found = Texts(config(kind="embedded"), num_read=len(every) - 3, state=None)
-    assert list(found) == every[-3:]
+    assert list(found) == [(text, None) for text in every[-3:]]
     assert found.state() is None
 
 
@@ -127,7 +131,78 @@ def test_an_example_without_text_is_none(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "a"}\n{"text": null}\n{"text": ""}\n')
     found = Texts(config(kind="jsonl", paths=[str(path)]), num_read=0, state=None)
-    assert list(found) == ["a", None, ""]
+    assert [each.text for each in found] == ["a", None, ""]
+
+
+def labels_in(path, examples):
+    """Return what the column `label` says of examples in a file of JSON lines."""
+    lines = [json.dumps({"text": "a"} | example) for example in examples]
+    path.write_text("\n".join(lines))
+    found = read_all(kind="jsonl", paths=[str(path)], label_column="label")
+    return [each.label for each in found]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (["en", "", " ", "de"], ["en", None, None, "de"]),
+        ([3, -7, 2**40], ["3", "-7", "1099511627776"]),
+        ([True, None, False], ["true", None, "false"]),
+        ([None, None], [None, None]),
+    ],
+)
+def test_labels_are_values_as_text(tmp_path, values, labels):
+    examples = [{"label": value} for value in values]
+    assert labels_in(tmp_path / "texts", examples) == labels
+
+
+def test_an_example_that_lacks_the_column_has_no_label(tmp_path):
+    assert labels_in(tmp_path / "texts", [{"label": "en"}, {}]) == ["en", None]
+
+
+def test_labels_come_beside_their_texts_from_any_place(source, folder):
+    path = folder / "labelled" / "train.parquet"
+    path.parent.mkdir()
+    labels = [f"group {i % 7}" if i % 5 else None for i in range(NUM_TEXTS)]
+    columns = {"text": sentences(), "group": labels}
+    with hub.quiet():
+        datasets.Dataset.from_dict(columns).to_parquet(path, batch_size=7)
+    sources = [
+        config(kind="parquet", paths=[str(path)], label_column="group"),
+        *(
+            config(
+                kind="hub", id=str(path.parent), revision=COMMIT, label_column="group",
+                streaming=streaming,
+            )
+            for streaming in (True, False)
+        ),
+    ]  # fmt: skip
+    for labelled in sources:
+        whole = Texts(labelled, num_read=0, state=None)
+        first = [next(whole) for _ in range(40)]
+        again = Texts(labelled, num_read=40, state=whole.state())
+        expected = list(zip(sentences(), labels, strict=True))
+        assert first + list(again) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(1.5, "float"), (["en"], "list"), ({"of": "en"}, "dict")]
+)
+def test_what_is_no_label_is_refused(tmp_path, value, kind):
+    with pytest.raises(ValueError) as error:
+        labels_in(tmp_path / "texts", [{"label": value}])
+    assert str(error.value) == (
+        f"corpus.label_column: 'label' holds {kind}; name a column of strings, "
+        "integers or booleans"
+    )
+
+
+def test_a_column_of_labels_that_is_not_there_names_the_columns(tmp_path):
+    with pytest.raises(ValueError) as error:
+        labels_in(tmp_path / "texts", [{"lang": "en"}])
+    assert str(error.value) == (
+        "corpus.label_column: no column 'label'; the columns are text, lang"
+    )
 
 
 def read_all(**values):

@@ -175,16 +175,18 @@ class Run(Section):
             yield "compute.ray_address", "without compute.runner: ray"
         if self.harvest is not None:
             yield from self._idle_in_harvest(self.harvest)
-        corpus = self.corpus
+        yield from self._idle_in_corpus(self.corpus)
+
+    def _idle_in_corpus(
+        self, corpus: sources.Corpus | None
+    ) -> Iterator[tuple[str, str]]:
         is_stream = isinstance(corpus, sources.HubCorpus) and corpus.streaming
         if not is_stream and getattr(corpus, "shuffle_buffer", None) is not None:
             yield "corpus.shuffle_buffer", "without corpus.streaming"
-        if (
-            isinstance(corpus, sources.FileCorpus)
-            and corpus.kind == "text"
-            and _is_changed(corpus, "column")
-        ):
-            yield "corpus.column", "on text files, which have only one"
+        if isinstance(corpus, sources.FileCorpus) and corpus.kind == "text":
+            for key in ("column", "label_column"):
+                if _is_changed(corpus, key):
+                    yield f"corpus.{key}", "on text files, which have only one"
 
     def _idle_in_harvest(self, harvest: sources.Harvest) -> Iterator[tuple[str, str]]:
         if isinstance(self.corpus, sources.CachedCorpus):

@@ -97,6 +97,11 @@ class FileCorpus(_Packing):
     column: str = Field(
         "text", description="Column that holds the text (text files have only this)."
     )
+    label_column: str | None = Field(
+        None,
+        description="Column that says what each document is, such as its language or "
+        "its author; absent: nothing does.",
+    )
 
 
 class HubCorpus(_Packing):
@@ -110,6 +115,11 @@ class HubCorpus(_Packing):
         "main", description="Branch, tag or commit; resolved to a commit hash."
     )
     column: str = Field("text", description="Column that holds the text.")
+    label_column: str | None = Field(
+        None,
+        description="Column that says what each document is, such as its language or "
+        "its author; absent: nothing does.",
+    )
     streaming: bool = Field(True, description="Read as a stream, without a full copy.")
     shuffle_buffer: PositiveInt | None = Field(
         None,

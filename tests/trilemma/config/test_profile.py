@@ -187,10 +187,12 @@ def test_setting_that_a_toy_does_not_read_is_refused(key):
     assert line == f"evaluation.{key}: has no effect on a toy; remove it"
 
 
-def test_column_of_text_files_is_refused():
-    corpus = "corpus={kind: text, paths: [a.txt], column: body}"
-    (line,) = lines(corpus)
-    assert line.startswith("corpus.column: has no effect on text files")
+@pytest.mark.parametrize("key", ["column", "label_column"])
+def test_column_of_text_files_is_refused(key):
+    (line,) = lines(f"corpus={{kind: text, paths: [a.txt], {key}: body}}")
+    assert line == (
+        f"corpus.{key}: has no effect on text files, which have only one; remove it"
+    )
 
 
 def test_run_cannot_be_written_to():
