@@ -14,6 +14,7 @@ from tasks.corpus import INFO
 from tasks.harvest import open_store
 from tasks.plan import Plan, Step
 from trilemma.config import Member
+from trilemma.corpus import label_column
 from trilemma.metrics import stability
 
 PAGE = "index.html"
@@ -168,6 +169,9 @@ def _corpus_fact(plan: Plan) -> str:
         f"{info[split]['num_documents']:,} documents"
         for split in ("train", "eval")
     )
+    if "labels" in info:
+        column = label_column(config)
+        counts += f"; {len(info['labels']):,} labels in column {column!r}"
     return f"{config.kind}: {counts}"
 
 

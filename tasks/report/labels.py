@@ -50,6 +50,8 @@ LATENT_LABELS = {
     "consistency_token_null": "that share by chance",
     "consistency_label": "share of its main label",
     "consistency_label_null": "that share by chance",
+    "consistency_document": "share of its main label of documents",
+    "consistency_document_null": "that share with labels dealt anew",
     "dict_cos": "cosine with the nearest latent",
     "stability": "cosine with the nearest of another seed",
     "enc_dec_cos": "cosine of encoder and decoder",

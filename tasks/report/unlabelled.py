@@ -125,6 +125,17 @@ MEANINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "That share by chance.",
         ),
         (
+            "consistency_document",
+            "higher",
+            "Share of a latent's firings in documents of its most frequent label, of "
+            "those in documents that have one.",
+        ),
+        (
+            "consistency_document_null",
+            "",
+            "That share with the labels dealt anew among documents.",
+        ),
+        (
             "activated_features",
             "lower",
             "How many true features, each shown alone, bring a tenth or more of a"
