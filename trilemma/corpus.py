@@ -18,7 +18,7 @@ from trilemma.texts import Text, TextCorpus, Texts
 Split = Literal["train", "eval"]
 
 MAX_LABELS = 1_000
-"""An evaluation holds a count for each latent and label: 8 kB for each latent."""
+"""An evaluation counts each latent's firings by label, five times over: in 40 kB."""
 
 # What is tokenized at once; only speed and memory hang on it.
 _BATCH_DOCUMENTS = 64

@@ -67,7 +67,8 @@ class Classes:
         found, num_counts = self._classes(batch) + 1, len(self._rows)
         self._rows += torch.bincount(found, minlength=num_counts)
         place = batch.latent * num_counts + found[batch.row]
-        self._firings += torch.bincount(place, minlength=len(self._firings))
+        # In place, for a batch has far fewer entries than there may be places.
+        self._firings.index_add_(0, place, torch.ones_like(place))
 
     def consistency(self, *, seed: int) -> Consistency:
         """Return how consistent the latents are over the rows so far."""
