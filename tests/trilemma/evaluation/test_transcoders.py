@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trilemma.evaluation.samples import CTX, cut, prepare, tiny_lm
 from tests.trilemma.lookup_lm import LookupLM
-from tests.trilemma.test_evaluation import CTX, cut, prepare, tiny_lm
 from trilemma import evaluation
 from trilemma.config.stages import Evaluation
 from trilemma.sae import SAE

@@ -1,0 +1,83 @@
+"""An SAE, rows or documents that leave numbers undefined: said so, never made up."""
+
+import pytest
+from torch import Tensor
+
+from tests.trilemma.evaluation.samples import (
+    assert_sound,
+    measure,
+    prepare,
+    tied,
+    value,
+)
+from trilemma.config.stages import Evaluation
+from trilemma.sequences import Sequences
+
+
+@pytest.mark.parametrize("has_features", [True, False])
+def test_a_silent_sae_has_undefined_numbers_and_says_why(
+    config: Evaluation, rows: Sequences, features: Tensor, has_features: bool
+) -> None:
+    known = features if has_features else None
+    found = measure(tied(features, threshold=100.0), config, rows, features=known)
+    assert_sound(found)
+    assert value(found, "rate_bits") == 0
+    assert value(found, "dead_fraction") == 1
+    assert found.metrics["gamma"].reason == "the sum of x . x_hat is not above zero"
+    for name in (
+        "polysemanticity",
+        "n_eff",
+        "density_p50",
+        "dense_1pct_firing_fraction",
+    ):
+        assert found.metrics[name].reason == "no latent fired"
+    if has_features:
+        assert found.metrics["mmcs"].reason == "no latent fired"
+
+
+def test_one_live_latent_is_measured_like_any_other(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    one = tied(features)
+    one.b_enc[1:] = -100
+    found = measure(one, config, rows)
+    assert_sound(found)
+    assert value(found, "alive_fraction") == 1 / 16
+    assert value(found, "n_eff") >= 1
+    assert value(found, "gamma") > 0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 100.0])
+def test_equal_activations_have_no_share_of_variance(
+    config: Evaluation, rows: Sequences, features: Tensor, threshold: float
+) -> None:
+    same = rows._replace(x=rows.x[:1, :1].expand_as(rows.x).contiguous())
+    found = measure(tied(features, threshold), config, same)
+    assert_sound(found)
+    flat = "the held-out activations do not vary"
+    for name in ("fvu", "ev", "ev_dl", "ev_ratio_mean"):
+        assert found.metrics[name].reason == flat
+    assert found.controls["pca"]["fvu"].reason == flat
+    assert value(found, "rate_bits") == 0
+
+
+@pytest.mark.parametrize("num_documents", [1, 2])
+def test_few_documents_leave_wide_intervals_or_none(
+    config: Evaluation, rows: Sequences, features: Tensor, num_documents: int
+) -> None:
+    few = rows._replace(document=rows.document % num_documents)
+    found = measure(tied(features), config, few)
+    assert_sound(found)
+    for name in ("fvu", "ev_dl", "rate_bits", "polysemanticity", "l0"):
+        assert found.metrics[name].value is not None
+        low, high = found.metrics[name][1:3]
+        assert (low is None and high is None) == (num_documents == 1), name
+
+
+def test_held_out_rows_that_are_all_masked_are_an_error(
+    config: Evaluation, rows: Sequences
+) -> None:
+    rows.mask[:] = 1
+    message = "evaluation: every held-out row is masked; hold out more text by corpus"
+    with pytest.raises(ValueError, match=message):
+        prepare(config, rows)
