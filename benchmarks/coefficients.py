@@ -26,7 +26,7 @@ class Tuned(NamedTuple):
 def key(contest: Contest) -> str:
     """Return what the coefficients of a contest are kept under."""
     return (
-        f"{contest.kind} {contest.d_in}x{contest.d_sae}, l0 {contest.k}, "
+        f"{contest.kind} {contest.d_in}x{contest.d_sae}, l0 {contest.l0}, "
         f"{contest.steps} steps of {contest.batch}"
     )
 

@@ -46,6 +46,8 @@ RATIOS = (
 # kinds are charged with all five of the plain formulation: encoder, decoder, and the
 # gradients of acts, W_dec and W_enc; a trainer that skips zeros can exceed its share.
 PRODUCTS = {"topk": 1, "batchtopk": 1, "relu": 5, "jumprelu": 5}
+# In so few steps SAELens's jumprelu gets no sparser, whatever its coefficient.
+L0_PER_K = {"jumprelu": 8}
 NUM_BATCHES, HELD_OUT_ROWS = 64, 4096
 WARMUP_FRACTION = 0.05
 
@@ -240,7 +242,7 @@ def _tune(arguments: Arguments, contest: Contest, folder: Path) -> None:
             print(f"{name} at {coefficient:.4g}: {quality}", flush=True)
             return quality.l0
 
-        tuned = coefficients.search(measure, target=contest.k, start=start)
+        tuned = coefficients.search(measure, target=contest.l0, start=start)
         coefficients.save(contest, name, tuned)
         start = tuned.coefficient
 
@@ -254,6 +256,7 @@ def _contest(arguments: Arguments, shape: str, kind: str, folder: Path) -> Conte
         d_in=d_in,
         d_sae=d_sae,
         k=k,
+        l0=L0_PER_K.get(kind, 1) * k,
         batch=batch,
         coefficient=1.0,
         # Gao et al. (2024), "Scaling and evaluating sparse autoencoders", figure 3.

@@ -84,7 +84,7 @@ def _trainer(contest: Contest) -> SAETrainer:
             return JumpReluTrainer(
                 sparsity_penalty=contest.coefficient,
                 sparsity_warmup_steps=warmup,
-                target_l0=contest.k,
+                target_l0=contest.l0,
                 **settings,
             )
     raise AssertionError(contest.kind)

@@ -26,7 +26,9 @@ class Contest(NamedTuple):
     d_in: int
     d_sae: int
     k: int
-    """What is kept of a row; for relu and jumprelu the L0 to come out at."""
+    """What TopK kinds keep of a row, and how many features a row has."""
+    l0: int
+    """What relu and jumprelu are to come out at."""
     batch: int
     """Rows in a step."""
     coefficient: float | None

@@ -9,6 +9,7 @@ CONTEST = Contest(
     d_in=8,
     d_sae=16,
     k=2,
+    l0=2,
     batch=4,
     coefficient=None,
     lr=1e-3,
