@@ -20,8 +20,8 @@ def kept() -> Iterator[None]:
     thread; others keep blocks of up to 64 MB. Without effect where malloc is not
     glibc's.
     """
-    library = ctypes.CDLL(None)
-    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+    library = _glibc()
+    if library is None:
         yield
         return
     _set(library, _KEEP)
@@ -30,6 +30,24 @@ def kept() -> Iterator[None]:
     finally:
         _set(library, _USUAL)
         library.malloc_trim(0)
+
+
+def give_back() -> None:
+    """Let what is free, but lies between blocks in use, go back to the kernel.
+
+    For loops over batches of unequal size: what nothing fits into any more adds up
+    where memory is kept.
+    """
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return glibc, None where malloc is another's."""
+    library = ctypes.CDLL(None)
+    has_both = hasattr(library, "mallopt") and hasattr(library, "malloc_trim")
+    return library if has_both else None
 
 
 def _set(library: ctypes.CDLL, values: dict[int, int]) -> None:

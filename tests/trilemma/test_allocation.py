@@ -25,7 +25,17 @@ usual = pages_faulted(4)
 with allocation.kept():
     pages_faulted(32)  # freed blocks have to join before one of equal size fits again
     kept, held = pages_faulted(4), pages_held()
-print(json.dumps({"usual": usual, "kept": kept, "returned": held - pages_held()}))
+returned = held - pages_held()
+with allocation.kept():
+    # Each block in use keeps the one before it from being joined to the next.
+    blocks = [torch.ones(1 << 20) for _ in range(32)]
+    del blocks[::2]
+    held = pages_held()
+    allocation.give_back()
+    between = held - pages_held()
+print(json.dumps(
+    {"usual": usual, "kept": kept, "returned": returned, "between": between}
+))
 """
 BLOCK_PAGES = (4 << 24) // resource.getpagesize()
 
@@ -50,3 +60,7 @@ def test_large_blocks_are_used_again_inside_the_block(pages):
 
 def test_kept_memory_is_returned_at_the_end(pages):
     assert pages["returned"] >= BLOCK_PAGES
+
+
+def test_what_lies_free_between_blocks_in_use_is_given_back(pages):
+    assert pages["between"] >= BLOCK_PAGES / 2

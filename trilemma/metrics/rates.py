@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from trilemma import allocation
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import (
     bit_allocation,
@@ -78,6 +79,7 @@ def measure(
         own = bit_allocation.widths(
             codes, trial, W_dec, common=width, tolerance=tolerance
         )
+        allocation.give_back()
         if fvu.value is not None and probes.squared_deviation > 0:
             curve = rate_curve.curve(codes, trial, width=width, fvu=fvu.value)
     decoder = rate_bounds.decoder_bits(

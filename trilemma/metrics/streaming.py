@@ -9,9 +9,13 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from trilemma import allocation
 from trilemma.metrics import coders
 from trilemma.metrics.baseline import Rows
 from trilemma.metrics.coders import Coder
+
+_GIVE_BACK_BLOCKS = 16
+"""After so many free memory goes back: seldom, for its pages are then cleared anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +68,17 @@ class Measure(Protocol):
 def stream(coder: Coder, batches: Iterable[Rows], measures: Sequence[Measure]) -> None:
     """Show the code of every row to each measure, a bounded block of rows at a time."""
     device = coder.W_dec.device
-    for rows in _blocks(batches, coders.block_rows(len(coder.W_dec))):
+    blocks = _blocks(batches, coders.block_rows(len(coder.W_dec)))
+    for index, rows in enumerate(blocks):
+        if index % _GIVE_BACK_BLOCKS == 0:
+            allocation.give_back()
         x = rows.x.to(device)
         coded = coders.code(coder, x if rows.read is None else rows.read.to(device))
         row, latent, value = coded.entries
         batch = Batch(rows, x, coded.x_hat, row, latent, value.float())
         for measure in measures:
             measure.add(batch)
+    allocation.give_back()
 
 
 def _blocks(batches: Iterable[Rows], size: int) -> Iterator[Rows]:

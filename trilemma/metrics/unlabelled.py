@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from trilemma import allocation
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import (
     coherence,
@@ -131,6 +132,7 @@ class Unlabelled:
     def found(self, *, is_live: Bool[np.ndarray, " d_sae"]) -> Found:
         """Return everything that the measures came to."""
         seed, d_sae = self._seed, len(is_live)
+        allocation.give_back()
         shared, means = strata.strata(
             self._firings.sampled(),
             self._baseline.labels.numpy(),
@@ -138,6 +140,7 @@ class Unlabelled:
             d_sae=d_sae,
             seed=seed,
         )
+        allocation.give_back()
         metrics = strata.scalars(means, num_blocks=NUM_BLOCKS, seed=seed)
         columns = dict(shared._asdict())
         for name, score in self._scores.items():
