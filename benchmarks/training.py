@@ -311,7 +311,9 @@ def _arguments() -> Arguments:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tune", action="store_true", help="measure coefficients")
     peers = [name for name in contestants.MODULES if name != OURS]
-    parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
+    parser.add_argument(
+        "--peers", nargs="+", choices=peers, default=peers, help="to train beside ours"
+    )
     parser.add_argument(
         "--peers-python", type=Path, default=Path(".venv-peers/bin/python")
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trilemma.evaluation.samples import CTX, tiny_lm
+from tests.trilemma.evaluation.samples import CTX, rows_of, tiny_lm
 from trilemma import toys
 from trilemma.config.stages import Evaluation
 from trilemma.config.toys import Toy
@@ -31,14 +31,7 @@ def source() -> Toy:
 
 @pytest.fixture
 def rows(source: Toy) -> Sequences:
-    """Return held-out rows of a toy; a token is the strongest feature."""
-    found = toys.sample(source, split="eval", start=0, num=128 * CTX)
-    return Sequences(
-        tokens=found.strongest.reshape(128, CTX),
-        document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
-        mask=torch.zeros(128, CTX, dtype=torch.uint8),
-        x=found.x.reshape(128, CTX, -1),
-    )
+    return rows_of(source)
 
 
 @pytest.fixture

@@ -58,6 +58,17 @@ def cut(whole: Sequences, sizes: list[int]) -> Batches:
     return batches
 
 
+def rows_of(toy: Toy) -> Sequences:
+    """Return held-out rows of a toy; a token is the strongest feature."""
+    found = toys.sample(toy, split="eval", start=0, num=128 * CTX)
+    return Sequences(
+        tokens=found.strongest.reshape(128, CTX),
+        document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
+        mask=torch.zeros(128, CTX, dtype=torch.uint8),
+        x=found.x.reshape(128, CTX, -1),
+    )
+
+
 def prepare(
     config: Evaluation, rows: Sequences, lm: "LookupLM | None" = None
 ) -> evaluation.Baseline:
@@ -122,14 +133,8 @@ def tiny_lm() -> LookupLM:
 
 def known(sae: Linear, config: Evaluation, toy: Toy) -> evaluation.EvaluationResult:
     """Return what is measured of an SAE whose toy is known."""
-    found = toys.sample(toy, split="eval", start=0, num=128 * CTX)
-    rows = Sequences(
-        tokens=found.strongest.reshape(128, CTX),
-        document=torch.arange(128)[:, None].expand(128, CTX).contiguous(),
-        mask=torch.zeros(128, CTX, dtype=torch.uint8),
-        x=found.x.reshape(128, CTX, -1),
-    )
-    result = evaluation.evaluate(
+    rows = rows_of(toy)
+    return evaluation.evaluate(
         sae,
         config,
         baseline=prepare(config, rows),
@@ -140,4 +145,3 @@ def known(sae: Linear, config: Evaluation, toy: Toy) -> evaluation.EvaluationRes
         features=toys.features(toy),
         toy=toy,
     )
-    return result
