@@ -22,7 +22,7 @@ from trilemma.terms import input_weights
 VERSIONS = dict.fromkeys(STAGES, 1) | {
     "corpus": 2,
     "harvest": 3,
-    "training": 5,
+    "training": 6,
     "evaluation": 2,
     "explanation": 2,
     "reporting": 2,

@@ -1,6 +1,7 @@
 """What an SAE starts from and minimises, whatever its kind, in scaled activations."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from trilemma.terms import Term
 
 # Of free decoder rows at the start; as in SAELens.
 _FREE_NORM = 0.1
+# Of the full scale, where an encoder grows: at 0 latents could not be told apart.
+_LEAST_START = 1e-3
 
 
 class Terms(NamedTuple):
@@ -29,12 +32,19 @@ class Terms(NamedTuple):
 
 
 def initial_weights(
-    config: SAEConfig, kind: Kind, *, d_in: int, b_dec: Float[Tensor, "d_out"]
+    config: SAEConfig,
+    kind: Kind,
+    *,
+    d_in: int,
+    b_dec: Float[Tensor, "d_out"],
+    growth: float = 0.0,
 ) -> Weights:
     """Return the weights before the first step, from the config's seed alone.
 
     Decoder rows are random unit vectors, the encoder their transpose, scaled so that
-    the first reconstructions are about as large as the activations. Rows that are free
+    the first reconstructions are about as large as the activations. Where the kind
+    `grows` it is smaller by what its entries can gain early in a run, `growth`: decoder
+    rows turn to what they fire on while codes are still short. Rows that are free
     begin short, and the encoder as their transpose (Conerly et al., Anthropic, April
     2024, "Update on how we train SAEs"): so they soon turn where they are wanted.
     b_dec has the width of what is reconstructed. A transcoder's encoder is random for
@@ -51,7 +61,11 @@ def initial_weights(
         if config.skip:
             added = added | {"W_skip": torch.zeros(d_in, len(b_dec))}
     if kind.has_unit_decoder:
-        W_enc = _encoder_scale(config.d_sae, len(b_dec), kind.kept_square) * W_enc
+        scale = _encoder_scale(config.d_sae, len(b_dec), kind.kept_square)
+        if kind.grows:
+            # A column's norm grows by sqrt(d_in) times what its entries do.
+            scale = max(_LEAST_START * scale, scale - growth * math.sqrt(d_in))
+        W_enc = scale * W_enc
     else:
         W_enc, W_dec = _FREE_NORM * W_enc, _FREE_NORM * W_dec
     return {

@@ -35,12 +35,13 @@ class Optimizer:
         device: torch.device,
     ) -> None:
         self.peak_lr = learning_rate.peak(config)
+        growth = learning_rate.early_growth(self.peak_lr, shared, num_steps=num_steps)
         self.weights = {
             name: laid_out(name, tensor.to(device)).requires_grad_(
                 objective.is_trained(config, name)
             )
             for name, tensor in objective.initial_weights(
-                config, kind, d_in=d_in, b_dec=b_dec
+                config, kind, d_in=d_in, b_dec=b_dec, growth=growth
             ).items()
         }
         self._trained = {n: w for n, w in self.weights.items() if w.requires_grad}

@@ -19,9 +19,11 @@ from trilemma.kinds.kind import Batch, Weights
 VARIANCE = 5.0
 
 
-def start(config: SAEConfig, d_in: int = D_IN) -> Weights:
-    kind = kinds.make(config)
-    return objective.initial_weights(config, kind, d_in=d_in, b_dec=torch.zeros(d_in))
+def start(config: SAEConfig, d_in: int = D_IN, *, growth: float = 0.0) -> Weights:
+    kind, b_dec = kinds.make(config), torch.zeros(d_in)
+    return objective.initial_weights(
+        config, kind, d_in=d_in, b_dec=b_dec, growth=growth
+    )
 
 
 def terms_of(config: SAEConfig, x: torch.Tensor, **changes: object) -> objective.Terms:
@@ -62,6 +64,22 @@ def test_the_encoder_starts_at_the_scale_with_the_least_error() -> None:
         x_hat = kind.forward(start(config, 64), batch_of(kind, x)).x_hat
         best = float((x_hat * x).sum() / x_hat.square().sum())
         assert abs(best - 1) < 0.05, name
+
+
+def test_the_encoder_of_topk_starts_smaller_by_what_it_can_grow() -> None:
+    full, growth = start(CONFIGS["topk"])["W_enc"], 0.01
+    short = start(CONFIGS["topk"], growth=growth)["W_enc"]
+    # A column can gain this length while each of its entries gains 0.01.
+    gained = (full - short).norm(dim=0)
+    torch.testing.assert_close(gained, torch.full((D_SAE,), growth * D_IN**0.5))
+    least = start(CONFIGS["topk"], growth=100.0)["W_enc"]
+    torch.testing.assert_close(least, full / 1000)
+
+
+def test_the_encoder_of_other_kinds_starts_full() -> None:
+    for name, config in CONFIGS.items():
+        same = torch.equal(start(config)["W_enc"], start(config, growth=1)["W_enc"])
+        assert same == (config.kind != "topk"), name
 
 
 def test_seeds_start_from_other_weights() -> None:

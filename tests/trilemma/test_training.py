@@ -203,6 +203,24 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_the_longer_a_run_the_smaller_topk_starts() -> None:
+    x = rows(STEPS * BATCH)
+    short, long = (
+        Member(
+            CONFIGS["topk"],
+            Training(warmup_fraction=0.0),
+            start=start_of(x),
+            num_steps=num_steps,
+            key="one",
+            device="cpu",
+        ).weights["W_enc"]
+        for num_steps in (10, 40)
+    )
+    # Its learning rate is 0.01, and a tenth of the steps are 1 and 4.
+    gained = (short - long).norm(dim=0)
+    torch.testing.assert_close(gained, torch.full_like(gained, 0.03 * D_IN**0.5))
+
+
 def test_the_default_learning_rate_falls_with_the_root_of_the_width() -> None:
     x = rows(STEPS * BATCH)
     shared = Training(log_every_steps=1, warmup_fraction=0, decay_fraction=0)

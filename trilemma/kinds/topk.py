@@ -24,6 +24,7 @@ def make(config: TopK) -> Kind:
         forward=functools.partial(_forward, config),
         export=functools.partial(_export, config),
         kept_square=kept_square(config),
+        grows=True,
         auxk_coefficient=config.auxk_coefficient,
         lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
         resampled_norm=RESAMPLED_NORM,
