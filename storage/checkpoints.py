@@ -32,6 +32,11 @@ def save(folder: Path, checkpoint: Checkpoint, *, key: str) -> None:
 
     `key` is that of the artifact in work: it differs with config, version and parents.
     """
+    target = folder / f"{checkpoint.step:010d}"
+    if target.exists():
+        # Work that stands at its step went on from it, or has just written it. To
+        # replace it would leave a moment in which a kill finds half of it.
+        return
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"aside-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -44,9 +49,6 @@ def save(folder: Path, checkpoint: Checkpoint, *, key: str) -> None:
     (aside / "values.json").write_text(durable.pretty_json(record))
     for path in (aside / "tensors.safetensors", aside / "values.json", aside):
         durable.sync(path)
-    target = folder / f"{checkpoint.step:010d}"
-    if target.exists():
-        shutil.rmtree(target)
     os.rename(aside, target)
     durable.sync(folder)
     for old in _steps(folder)[:-_KEEP]:

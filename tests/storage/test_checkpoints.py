@@ -32,6 +32,13 @@ def test_only_the_last_two_are_kept(tmp_path):
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [20, 100]
 
 
+def test_checkpoint_of_a_step_that_has_one_is_never_taken_away(tmp_path):
+    checkpoints.save(tmp_path, checkpoint(5), key=KEY)
+    before = (tmp_path / "0000000005").stat().st_ino
+    checkpoints.save(tmp_path, checkpoint(5), key=KEY)
+    assert (tmp_path / "0000000005").stat().st_ino == before
+
+
 def test_checkpoint_cut_short_is_ignored_and_removed(tmp_path):
     checkpoints.save(tmp_path, checkpoint(5), key=KEY)
     (tmp_path / "aside-99").mkdir()
