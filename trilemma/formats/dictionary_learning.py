@@ -75,12 +75,16 @@ def read(folder: str | Path) -> SAEFile:
     normalisation of AutoEncoder's decoder, an option, is not applied.
     """
     folder = Path(folder)
-    config = files.read_json(folder / CONFIG_FILE)
-    trainer = config.get("trainer", {})
+    config_path = folder / CONFIG_FILE
+    config = files.read_json(config_path)
+    trainer, buffer, kept = (
+        files.section(config_path, config, key)
+        for key in ("trainer", "buffer", "metadata")
+    )
     name = trainer.get("dict_class")
     if name not in _CLASSES:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: found trainer.dict_class {name!r}; one of "
+            f"{config_path}: found trainer.dict_class {name!r}; one of "
             f"{', '.join(_CLASSES)} can be read"
         )
     kind = _CLASSES[name]
@@ -89,14 +93,19 @@ def read(folder: str | Path) -> SAEFile:
         path, files.read_torch(path), (*kind.names.values(), *kind.buffers), name
     )
     tensors = {ours: _turned(found[name], name) for ours, name in kind.names.items()}
-    k = int(found["k"]) if kind.activation == "topk" else None
     if kind.activation == "jumprelu" and "threshold" in kind.buffers:
         cut = found["threshold"].clamp(min=0)
         tensors["threshold"] = cut.expand(len(tensors["b_enc"])).clone()
     files.checked_shapes(path, tensors)
+    k = None
+    if kind.activation == "topk":
+        k = files.count(
+            path, {"k": found["k"].tolist()}, "k", most=len(tensors["b_enc"])
+        )
     if not kind.is_centred:
         tensors = folding.centred(tensors)
-    return SAEFile(kind.activation, tensors, k, _metadata(config))
+    metadata = kept if "metadata" in config else _metadata(trainer, buffer)
+    return SAEFile(kind.activation, tensors, k, metadata)
 
 
 def write(file: SAEFile, folder: str | Path) -> None:
@@ -104,6 +113,11 @@ def write(file: SAEFile, folder: str | Path) -> None:
 
     SAELens's loader of such folders wants a layer, an LM and a context beside it.
     """
+    if file.activation not in _WRITTEN:
+        raise ValueError(
+            f"dictionary_learning: found an SAE with {file.activation}; this format "
+            f"has only {', '.join(_WRITTEN)}, so choose saelens"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = _WRITTEN[file.activation]
@@ -143,16 +157,13 @@ def _turned(tensor: Tensor, name: str) -> Tensor:
     return tensor.T.contiguous() if name.endswith(".weight") else tensor.contiguous()
 
 
-def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `write` kept, or what the trainer's config tells."""
-    if isinstance(config.get("metadata"), dict):
-        return dict(config["metadata"])
-    trainer = config["trainer"]
+def _metadata(trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trainer's config tells, in SAELens's words (values of JSON)."""
     found = {"training_architecture": trainer["dict_class"]}
     if trainer.get("lm_name"):
         found["model_name"] = trainer["lm_name"]
     if isinstance(trainer.get("layer"), int):
         # Their trainers read the residual stream after a layer.
         found["hook_name"] = f"blocks.{trainer['layer']}.hook_resid_post"
-    context = config.get("buffer", {}).get("ctx_len")
+    context = buffer.get("ctx_len")
     return found if context is None else found | {"context_size": context}

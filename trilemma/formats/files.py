@@ -1,8 +1,7 @@
 """Files that hold an SAE, opened without trust: JSON, safetensors, torch, NumPy."""
 
 import json
-import pickle
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+# What torch says before it, and after it, is how to run the code all the same.
+_REFUSAL = re.compile(r"WeightsUnpickler error:\s*(.+?)(?:\. Please|$)", re.MULTILINE)
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object (hence `Any`) in a file."""
@@ -22,11 +24,29 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path.parent}: found no {path.name}; the folder is not complete"
         ) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: is not a JSON object")
     return value
+
+
+def section(path: Path, config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the object below a key of a file's JSON; empty where there is none."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{path}: found {key} {value!r}; it is a JSON object")
+    return value or {}
+
+
+def count(path: Path, config: Mapping[str, Any], key: str, *, most: int) -> int:
+    """Return the whole number below a key of a file's JSON, from 1 to `most`."""
+    value: Any = config.get(key)
+    if value not in range(1, most + 1):
+        raise ValueError(
+            f"{path}: found {key} {value!r}; it is a whole number from 1 to {most:,}"
+        )
+    return int(value)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -54,10 +74,10 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     """
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # a damaged pickle may end in any
         raise ValueError(
-            f"{path}: is no torch file of plain tensors "
-            f"({str(error).splitlines()[0]}); save the state_dict alone"
+            f"{path}: is no torch file of plain tensors ({_reason(error)}); save the "
+            "state_dict alone"
         ) from error
     if isinstance(value, dict) and isinstance(value.get("ae"), dict):
         value = value["ae"]
@@ -77,9 +97,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+    except Exception as error:  # a damaged archive may end in any
         raise ValueError(
-            f"{path}: is no whole archive of plain arrays ({error})"
+            f"{path}: is no whole archive of plain arrays ({_reason(error)})"
         ) from error
 
 
@@ -121,3 +141,10 @@ def checked_shapes(
             )
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: found {name} with values that are not finite")
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why torch or NumPy could not read a file."""
+    if refusal := _REFUSAL.search(str(error)):
+        return refusal[1]
+    return next(iter(str(error).splitlines()), type(error).__name__)

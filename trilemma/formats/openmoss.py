@@ -59,7 +59,8 @@ def read(folder: str | Path) -> SAEFile:
         if name.startswith(_NORM)
     }
     tensors = _tensors(path, found, activation)
-    scale = _scale(folder, config, norms)
+    d_in, d_sae = tensors["W_enc"].shape
+    scale = _scale(folder, config, norms, d_in=d_in)
     if config.get("sparsity_include_decoder_norm", True):
         if activation == "topk":
             tensors = folding.unit_decoder(tensors)
@@ -71,7 +72,9 @@ def read(folder: str | Path) -> SAEFile:
     tensors["W_enc"] = tensors["W_enc"] * scale
     tensors["W_dec"] = tensors["W_dec"] / scale
     tensors["b_dec"] = tensors["b_dec"] / scale
-    k = int(config["top_k"]) if activation == "topk" else None
+    k = None
+    if activation == "topk":
+        k = files.count(folder / CONFIG_FILE, config, "top_k", most=d_sae)
     metadata = {"hook_name": config.get("hook_point_in")}
     return SAEFile(activation, tensors, k, metadata)
 
@@ -96,7 +99,9 @@ def _tensors(
     return tensors
 
 
-def _scale(folder: Path, config: dict[str, Any], norms: dict[str, float]) -> float:
+def _scale(
+    folder: Path, config: dict[str, Any], norms: dict[str, float], *, d_in: int
+) -> float:
     """Return what activations are multiplied by before they are encoded."""
     kind = config.get("norm_activation", "inference")
     if kind == "inference":
@@ -112,4 +117,4 @@ def _scale(folder: Path, config: dict[str, Any], norms: dict[str, float]) -> flo
             f"{folder}: found no {_NORM}{hooks[0]} beside norm_activation="
             "'dataset-wise'; the weights are not whole"
         )
-    return math.sqrt(config["d_model"]) / norms[hooks[0]]
+    return math.sqrt(d_in) / norms[hooks[0]]

@@ -145,7 +145,8 @@ def read(folder: str | Path) -> SAEFile:
     are folded into the weights. Raises a ValueError for what cannot be folded.
     """
     folder = Path(folder)
-    config = _modern(files.read_json(folder / CONFIG_FILE))
+    path = folder / CONFIG_FILE
+    config = _modern(files.read_json(path))
     architecture = str(config.get("architecture"))
     if architecture not in _READABLE:
         raise ValueError(
@@ -175,8 +176,10 @@ def read(folder: str | Path) -> SAEFile:
         )
     if config.get("rescale_acts_by_decoder_norm", False):
         tensors = folding.unit_decoder(tensors)
-    k = int(config["k"]) if activation == "topk" else None
-    metadata = dict(config.get("metadata", {}))
+    k = None
+    if activation == "topk":
+        k = files.count(path, config, "k", most=tensors["W_enc"].shape[1])
+    metadata = files.section(path, config, "metadata")
     widths: tuple[int, ...] = ()
     if is_crosscoder:
         widths = _widths(folder, config, d_in=len(tensors["b_dec"]))

@@ -35,8 +35,6 @@ def read(folder: str | Path) -> SAEFile:
             raise ValueError(
                 f"{folder}: found {key}={config[key]!r}; only {wanted!r} can be read"
             )
-    if not isinstance(config.get("k"), int):
-        raise ValueError(f"{folder / CONFIG_FILE}: found no k; the file is not whole")
     path = folder / WEIGHTS_FILE
     wanted_tensors = ("W_dec", "b_dec", "encoder.bias", "encoder.weight")
     found = files.checked(
@@ -49,7 +47,8 @@ def read(folder: str | Path) -> SAEFile:
         "b_dec": found["b_dec"],
     }
     files.checked_shapes(path, tensors)
-    return SAEFile("topk", tensors, config["k"], _metadata(folder))
+    k = files.count(folder / CONFIG_FILE, config, "k", most=len(tensors["b_enc"]))
+    return SAEFile("topk", tensors, k, _metadata(folder))
 
 
 def write(file: SAEFile, folder: str | Path) -> None:
@@ -61,7 +60,7 @@ def write(file: SAEFile, folder: str | Path) -> None:
     if file.activation != "topk":
         raise ValueError(
             f"sparsify: found an SAE with {file.activation}; this format has only "
-            "topk, so choose saelens or dictionary_learning"
+            "topk, so choose saelens"
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
