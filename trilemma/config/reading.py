@@ -50,8 +50,21 @@ def validated(model: type[_Model], values: dict[str, Any]) -> _Model:
         return model.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        lines = [_line(model, values, detail) for detail in details]
+        lines = [
+            _line(model, values, detail)
+            for detail in details
+            if not _follows_from_another(detail, details)
+        ]
         raise ProfileError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _follows_from_another(detail: Any, details: list[Any]) -> bool:
+    """Return whether a list is too short only for what is wrong with its items."""
+    where = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        len(other["loc"]) > len(where) and other["loc"][: len(where)] == where
+        for other in details
+    )
 
 
 def _line(model: type[BaseModel], values: dict[str, Any], detail: Any) -> str:

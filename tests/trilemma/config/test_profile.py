@@ -67,6 +67,14 @@ def test_schema_on_disk_is_that_of_the_models():
         ("grid.seed=[]", "grid.seed: found no values; name at least one"),
         ("saes.0={kind: topk, d_sae: 4}", "saes.0.k: missing; it has no default"),
         (
+            "saes=[{kind: topk, d_sae: 0, k: 1}]",
+            "saes.0.d_sae: found 0; input should be greater than 0",
+        ),
+        (
+            "saes=[]",
+            "saes: found []; list should have at least 1 item after validation, not 0",
+        ),
+        (
             "sharing={tracker: none, project: x}",
             "sharing.project: has no effect without a tracker; remove it",
         ),
