@@ -10,7 +10,9 @@ from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
 from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
 from dictionary_learning.trainers.top_k import AutoEncoderTopK
 from sparsify import SparseCoder, SparseCoderConfig
+from tests_peers import trained
 
+from trilemma.config.saes import SAEConfig
 from trilemma.formats import files
 from trilemma.formats.saelens import Activation
 from trilemma.sae import SAE
@@ -54,8 +56,8 @@ def shaken(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def assert_same(ours: SAE, encode, decode) -> None:
-    x = rows()
+def assert_same(ours: SAE, encode, decode, x: torch.Tensor | None = None) -> None:
+    x = rows() if x is None else x
     acts = ours.encode(x)
     torch.testing.assert_close(encode(x), acts, rtol=0, atol=1e-5)
     torch.testing.assert_close(decode(acts), ours.decode(acts), rtol=0, atol=1e-5)
@@ -94,6 +96,33 @@ def test_sparsify_loads_what_is_exported(tmp_path: Path) -> None:
     assert_same(
         ours, lambda x: dense(theirs, x), lambda acts: theirs.decode(*acts.topk(K))
     )
+
+
+# A pursuit has no encoder, and no place in these formats.
+@pytest.mark.parametrize(
+    "config",
+    [c for c in trained.CONFIGS if getattr(c, "inference", "encoder") == "encoder"],
+    ids=str,
+)
+def test_scale_of_a_training_is_in_the_weights_that_peers_load(
+    config: SAEConfig, tmp_path: Path
+) -> None:
+    ours, x = trained.trained(config), trained.rows()
+    scale = ours.metadata["trilemma"]["activation_scale"]
+    assert not 0.5 < scale < 2
+    ours.save(tmp_path / "dl", "dictionary_learning")
+    name = files.read_json(tmp_path / "dl/config.json")["trainer"]["dict_class"]
+    theirs = CLASSES[name].from_pretrained(tmp_path / "dl/ae.pt")
+    assert_same(ours, theirs.encode, theirs.decode, x)
+    if ours.activation == "topk":
+        ours.save(tmp_path / "sparsify", "sparsify")
+        coder = SparseCoder.load_from_disk(tmp_path / "sparsify")
+        assert_same(
+            ours,
+            lambda x: dense(coder, x),
+            lambda acts: coder.decode(*acts.topk(K)),
+            x,
+        )
 
 
 def test_what_sparsify_saved_is_loaded(tmp_path: Path) -> None:

@@ -5,55 +5,17 @@ from pathlib import Path
 import pytest
 import sae_lens
 import torch
+from tests_peers.trained import CONFIGS, D_IN, D_SAE, rows, trained
 
-from trilemma.config.saes import (
-    BatchTopK,
-    Gated,
-    Group,
-    JumpReLU,
-    Matryoshka,
-    ReLU,
-    SAEConfig,
-    TopK,
-)
+from trilemma.config.saes import SAEConfig, TopK
 from trilemma.config.training import Training
 from trilemma.sae import SAE
 from trilemma.start import Start
 from trilemma.training import Member
 
-D_IN, D_SAE, D_OUT = 16, 64, 12
+D_OUT = 12
 # Its transcoders have ReLU latents or thresholds, and no other code.
 SAELENS_TRANSCODERS = ("relu", "group", "jumprelu", "batchtopk", "matryoshka")
-CONFIGS: list[SAEConfig] = [
-    ReLU(kind="relu", d_sae=D_SAE, l1_coefficient=0.5),
-    JumpReLU(kind="jumprelu", d_sae=D_SAE, l0_coefficient=0.5),
-    TopK(kind="topk", d_sae=D_SAE, k=4),
-    TopK(kind="topk", d_sae=D_SAE, k=4, inference="matching_pursuit"),
-    BatchTopK(kind="batchtopk", d_sae=D_SAE, k=4),
-    Matryoshka(kind="matryoshka", d_sae=D_SAE, k=4, widths=(16, D_SAE)),
-    Gated(kind="gated", d_sae=D_SAE, l1_coefficient=0.5),
-    Group(kind="group", d_sae=D_SAE, l1_coefficient=0.5, group_size=4),
-]
-
-
-def rows() -> torch.Tensor:
-    return 5 * torch.randn(640, D_IN, generator=torch.Generator().manual_seed(0)) + 1
-
-
-def trained(config: SAEConfig) -> SAE:
-    x = rows()
-    start = Start(D_IN, x.mean(0), float(x.square().sum(1).mean()))
-    member = Member(
-        config,
-        Training(log_every_steps=5),
-        start=start,
-        num_steps=10,
-        key="one",
-        device="cpu",
-    )
-    for batch in x.split(64):
-        member.step(batch)
-    return member.export()
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -65,9 +27,9 @@ def test_saelens_encodes_and_decodes_the_same(
     theirs = sae_lens.SAE.load_from_disk(tmp_path)
     with torch.no_grad():
         acts = ours.encode(x)
-        torch.testing.assert_close(theirs.encode(x), acts, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(theirs.encode(x), acts, rtol=0, atol=1e-5)
         torch.testing.assert_close(
-            theirs.decode(acts), ours.decode(acts), rtol=1e-5, atol=1e-5
+            theirs.decode(acts), ours.decode(acts), rtol=0, atol=1e-5
         )
 
 
@@ -103,8 +65,8 @@ def test_a_matching_pursuit_of_saelens_finds_the_same_codes(
     theirs.save_model(tmp_path)
     ours, x = SAE.load(tmp_path), rows()
     with torch.no_grad():
-        torch.testing.assert_close(ours.encode(x), theirs.encode(x))
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.encode(x), theirs.encode(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
 
 
 def transcoder(config: SAEConfig, *, has_skip: bool) -> SAE:
@@ -146,8 +108,8 @@ def test_saelens_predicts_the_same_with_a_transcoder(
     with torch.no_grad():
         acts = ours.encode(x)
         assert bool((acts > 0).any())
-        torch.testing.assert_close(theirs.encode(x), acts, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(theirs(x), ours(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(theirs.encode(x), acts, rtol=0, atol=1e-5)
+        torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +134,8 @@ def test_a_transcoder_that_saelens_saved_is_read(name: str, tmp_path: Path) -> N
     theirs.save_model(tmp_path)
     ours = SAE.load(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(ours.encode(x), theirs.encode(x))
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.encode(x), theirs.encode(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
 
 
 def test_saelens_keeps_the_metadata(tmp_path: Path) -> None:
@@ -191,5 +153,5 @@ def test_an_sae_that_saelens_saved_is_read(tmp_path: Path) -> None:
     theirs.save_model(tmp_path)
     ours = SAE.load(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(ours.encode(x), theirs.encode(x))
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.encode(x), theirs.encode(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)

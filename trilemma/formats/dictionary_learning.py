@@ -71,8 +71,9 @@ def read(folder: str | Path) -> SAEFile:
     BatchTopK and Matryoshka encode relu(z) 1[relu(z) > threshold], which is a JumpReLU
     with that threshold for every latent; their -1 for a threshold never set lets all
     positive latents pass, as 0 does. AutoEncoderNew and JumpReluAutoEncoder do not
-    subtract b_dec from their input, which is folded into b_enc. Their loader's
-    normalisation of AutoEncoder's decoder, an option, is not applied.
+    subtract b_dec from their input, which is folded into b_enc. Their loader makes
+    AutoEncoder's decoder rows unit vectors, unless told not to; here latents are left
+    as they were trained.
     """
     folder = Path(folder)
     config_path = folder / CONFIG_FILE
@@ -120,7 +121,7 @@ def write(file: SAEFile, folder: str | Path) -> None:
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name = _WRITTEN[file.activation]
+    name = _class_of(file)
     kind = _CLASSES[name]
     ours = {key: t.detach().float().cpu() for key, t in file.tensors.items()}
     if not kind.is_centred:
@@ -151,6 +152,16 @@ def write(file: SAEFile, folder: str | Path) -> None:
         "metadata": metadata,
     }
     files.write_json(folder / CONFIG_FILE, config)
+
+
+def _class_of(file: SAEFile) -> str:
+    """Return the class whose loader leaves the latents as they are."""
+    norms = file.tensors["W_dec"].norm(dim=1)
+    is_unit = torch.allclose(norms, torch.ones_like(norms))
+    if file.activation == "relu" and not is_unit:
+        # AutoEncoder's would make the rows unit vectors, and scale latents by norms.
+        return "AutoEncoderNew"
+    return _WRITTEN[file.activation]
 
 
 def _turned(tensor: Tensor, name: str) -> Tensor:
