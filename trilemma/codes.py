@@ -59,7 +59,8 @@ def topk(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> Support:
     batch, d_sae = pre_acts.shape
     columns = selection.largest_in_rows(pre_acts, k)
     row = torch.arange(batch, device=columns.device)
-    rows = row[:, None].expand(batch, k).flatten()
+    # Of one row `flatten` alone leaves a view, which sums over pairs do not take.
+    rows = row[:, None].expand(batch, k).flatten().contiguous()
     flat = (columns + row[:, None] * d_sae).flatten()
     return _support(flat, rows, columns.flatten(), row * k, d_sae)
 

@@ -108,4 +108,7 @@ def auxk(
         x, W_enc, b_enc, center, pre_acts=pre_acts, support=support
     )
     estimate = codes.decode(torch.relu(values), W_dec, support=support)
-    return (mean(mse(residual, estimate)) / variance).nan_to_num(0.0, 0.0, 0.0)
+    # A quotient of 0 that was inf would still have a gradient of nan.
+    return mean(mse(residual, estimate)) / torch.where(
+        variance > 0, variance, torch.inf
+    )

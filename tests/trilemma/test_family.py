@@ -95,6 +95,20 @@ def test_the_gradients_at_once_are_those_alone(kind: str) -> None:
             )
 
 
+@pytest.mark.parametrize("kind", ["relu", "topk", "batchtopk"])
+def test_a_batch_of_one_row_is_taken_at_once_as_it_is_alone(kind: str) -> None:
+    x, configs = rows(STEPS * BATCH), variants(CONFIGS[kind])
+    members = stepped(members_of(configs, x), x, stop=STEPS - 1)
+    alone = members_of(configs, x)
+    for one, member in zip(alone, members, strict=True):
+        one.restore(member.state())
+    family.step_batched(members, x[:1], NOTHING)
+    for one, member in zip(alone, members, strict=True):
+        wanted = measured(one.step(x[:1]) or one.curve[-1])
+        assert measured(member.curve[-1]) == pytest.approx(wanted, 1e-4, 1e-6)
+        assert all(bool(w.isfinite().all()) for w in member.weights.values())
+
+
 @pytest.mark.parametrize("kind", ["relu", "topk-skip", "batchtopk"])
 def test_transcoders_at_once_have_the_curves_of_transcoders_alone(kind: str) -> None:
     x, y = transcoders.pairs(STEPS * BATCH)

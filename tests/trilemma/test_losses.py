@@ -36,8 +36,8 @@ def test_l0_pushes_thresholds_up() -> None:
     torch.testing.assert_close(threshold.grad, torch.tensor([-10.0, 0.0]))
 
 
-def auxk(residual: torch.Tensor, W_dec: torch.Tensor, k: int) -> float:
-    loss = losses.auxk(
+def auxk_loss(residual: torch.Tensor, W_dec: torch.Tensor, k: int) -> torch.Tensor:
+    return losses.auxk(
         residual,
         residual,
         W_enc=W_dec.t(),
@@ -47,7 +47,10 @@ def auxk(residual: torch.Tensor, W_dec: torch.Tensor, k: int) -> float:
         k=k,
         mean=lambda mean: mean,
     )
-    return float(loss)
+
+
+def auxk(residual: torch.Tensor, W_dec: torch.Tensor, k: int) -> float:
+    return float(auxk_loss(residual, W_dec, k))
 
 
 def test_auxk_is_zero_where_dead_latents_explain_the_residual() -> None:
@@ -57,6 +60,13 @@ def test_auxk_is_zero_where_dead_latents_explain_the_residual() -> None:
 
 def test_auxk_is_zero_where_there_is_no_residual() -> None:
     assert auxk(torch.zeros(4, 3), torch.eye(3), 2) == 0.0
+
+
+def test_auxk_has_no_gradient_where_the_residual_has_no_variance() -> None:
+    residual, W_dec = torch.ones(1, 3), torch.eye(3).requires_grad_()
+    torch.autograd.backward(auxk_loss(residual, W_dec, 2))
+    assert W_dec.grad is not None
+    assert not bool(W_dec.grad.any())
 
 
 def test_auxk_does_not_depend_on_the_scale_of_the_residual() -> None:

@@ -278,6 +278,16 @@ def test_an_overflow_of_finite_rows_is_told_apart() -> None:
         member.step(1e30 * x[:BATCH])
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_last_batch_of_an_epoch_may_have_one_row(kind: str) -> None:
+    x = rows(STEPS * BATCH)
+    member = trained_by(fresh(CONFIGS[kind], x), x, STEPS - 1)
+    row = member.step(x[:1])
+    assert row is not None
+    assert math.isfinite(row["loss"])
+    assert all(bool(weight.isfinite().all()) for weight in member.weights.values())
+
+
 def test_activations_that_do_not_vary_are_refused() -> None:
     x = torch.zeros(BATCH, D_IN)
     with pytest.raises(

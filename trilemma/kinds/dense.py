@@ -52,8 +52,8 @@ def auxk(
     acts = torch.relu(pre_acts) * _largest_in_rows(among, k) * is_dead
     estimate = (acts @ weights["W_dec"]).float()
     variance = (residual - residual.mean(0)).square().sum() / len(residual)
-    share = (losses.mse(residual, estimate) / variance).nan_to_num(0.0, 0.0, 0.0)
-    return share * is_dead.any()
+    divisor = torch.where(variance > 0, variance, torch.inf)
+    return losses.mse(residual, estimate) / divisor * is_dead.any()
 
 
 def _relu(config: ReLU, weights: Weights, batch: Batch) -> Forward:
