@@ -14,14 +14,12 @@ that are near to falling silent.
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from trilemma.kinds.kind import Batch, Forward, Weights
 from trilemma.terms import columns
-
-# Keeps a batch in which nothing fires from dividing by zero.
-_TINY = 1e-12
 
 
 def value(
@@ -41,7 +39,7 @@ def value(
     acts = code.acts.float()
     on = (acts > 0).float()
     mean = total(acts.detach().sum()) / total(on.sum()).clamp_min(1)
-    gates = acts / (acts + mean.clamp_min(_TINY))
+    gates = acts / (acts + _or_one(mean))
     if form == "switch":
         share = _shares(total(columns.sums(on, code, d_sae)))
         return d_sae * (share * _shares(total(columns.sums(gates, code, d_sae)))).sum()
@@ -50,4 +48,9 @@ def value(
 
 
 def _shares(counts: Float[Tensor, "d_sae"]) -> Float[Tensor, "d_sae"]:
-    return counts / counts.sum().clamp_min(_TINY)
+    return counts / _or_one(counts.sum())
+
+
+def _or_one(divisor: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return a divisor, or 1 where nothing fires: a tiny one has huge gradients."""
+    return torch.where(divisor > 0, divisor, 1.0)

@@ -17,12 +17,16 @@ Form = Literal["squared", "switch"]
 FORMS: tuple[Form, ...] = ("squared", "switch")
 
 
-def value(form: Form, acts: Tensor) -> float:
+def term(form: Form, acts: Tensor) -> Tensor:
     batch = batch_of(kind_of("relu"), rows(len(acts)))
     error = torch.zeros(())
     forward = Forward(batch.x, error, None, Code(acts, None))
     weights = {"b_enc": torch.zeros(acts.shape[1])}
-    return float(load_balance.value(form, weights, batch, forward))
+    return load_balance.value(form, weights, batch, forward)
+
+
+def value(form: Form, acts: Tensor) -> float:
+    return float(term(form, acts))
 
 
 @pytest.mark.parametrize(("form", "least"), [("squared", 0.0), ("switch", 1.0)])
@@ -43,6 +47,14 @@ def test_a_batch_in_which_nothing_fires_has_a_value(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_a_batch_in_which_nothing_fires_has_no_huge_gradient(form: Form) -> None:
+    acts = torch.zeros(4, 6, requires_grad=True)
+    torch.autograd.backward(term(form, acts))
+    assert acts.grad is not None
+    assert float(acts.grad.abs().max()) <= 2.0
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_the_units_of_activations_do_not_matter(form: Form) -> None:
     acts = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).relu()
     assert value(form, 100 * acts) == pytest.approx(value(form, acts), rel=1e-5)
@@ -51,9 +63,9 @@ def test_the_units_of_activations_do_not_matter(form: Form) -> None:
 @pytest.mark.parametrize("kind", ["topk", "relu", "jumprelu", "gated"])
 @pytest.mark.parametrize("form", FORMS)
 def test_it_evens_how_often_latents_fire(form: Form, kind: str) -> None:
-    term = Terms(load_balance=LoadBalance(coefficient=0.5, form=form))
+    chosen = Terms(load_balance=LoadBalance(coefficient=0.5, form=form))
     spread = []
-    for terms in (term, None):
+    for terms in (chosen, None):
         acts = trained(kind, terms).export().encode(rows(8 * BATCH))
         density = (acts > 0).double().mean(0)
         spread.append(float(density.std() / density.mean()))
