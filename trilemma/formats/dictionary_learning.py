@@ -112,7 +112,8 @@ def read(folder: str | Path) -> SAEFile:
 def write(file: SAEFile, folder: str | Path) -> None:
     """Write an SAE into a folder that dictionary_learning's `load_dictionary` reads.
 
-    SAELens's loader of such folders wants a layer, an LM and a context beside it.
+    SAELens's loader of such folders wants a layer, an LM and a context beside it, and
+    knows no AutoEncoderNew.
     """
     if file.activation not in _WRITTEN:
         raise ValueError(
