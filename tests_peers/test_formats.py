@@ -183,3 +183,29 @@ def test_rescaling_by_decoder_norms_is_loaded(tmp_path: Path) -> None:
     theirs = shaken(sae_lens.TopKSAE(config))
     theirs.save_model(tmp_path)
     assert_same(SAE.load(tmp_path), theirs.encode, theirs.decode)
+
+
+@pytest.mark.parametrize("is_rescaled", [True, False])
+@pytest.mark.parametrize("name", ["batchtopk", "matryoshka_batchtopk"])
+def test_a_training_checkpoint_of_saelens_is_what_it_saves_for_inference(
+    name: str, is_rescaled: bool, tmp_path: Path
+) -> None:
+    made, config = sae_lens.registry.get_sae_training_class(name)
+    widths = {"matryoshka_widths": [16, D_SAE]} if "matryoshka" in name else {}
+    theirs = shaken(
+        made(
+            config(
+                d_in=D_IN,
+                d_sae=D_SAE,
+                k=K,
+                rescale_acts_by_decoder_norm=is_rescaled,
+                **widths,
+            )
+        )
+    )
+    theirs.topk_threshold = torch.tensor(0.3, dtype=torch.float64)
+    theirs.save_model(tmp_path / "checkpoint")
+    theirs.save_inference_model(tmp_path / "inference")
+    inference = sae_lens.SAE.load_from_disk(tmp_path / "inference")
+    ours = SAE.load(tmp_path / "checkpoint")
+    assert_same(ours, inference.encode, inference.decode)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from trilemma.formats import saelens
 from trilemma.formats.saelens import Activation, SAEFile
@@ -241,6 +242,24 @@ def test_a_config_from_before_version_6_is_read(tmp_path: Path) -> None:
     found = saelens.read(tmp_path)
     assert (found.activation, found.k) == ("topk", 3)
     assert found.metadata == {"hook_name": "blocks.1.hook_resid_post"}
+
+
+@pytest.mark.parametrize("name", ["batchtopk", "matryoshka_batchtopk"])
+def test_the_one_threshold_of_a_training_checkpoint_is_that_of_every_latent(
+    name: str, tmp_path: Path
+) -> None:
+    file = a_file("relu")
+    saelens.write(file, tmp_path)
+    change(tmp_path, architecture=name, rescale_acts_by_decoder_norm=True)
+    path = tmp_path / saelens.WEIGHTS_FILE
+    threshold = {"topk_threshold": torch.tensor(0.3, dtype=torch.float64)}
+    save_file(load_file(path) | threshold, path)
+    found = saelens.read(tmp_path)
+    assert found.activation == "jumprelu"
+    # It is of activations times decoder norms, which the encoder then has.
+    torch.testing.assert_close(found.tensors["threshold"], torch.full((8,), 0.3))
+    norms = file.tensors["W_dec"].norm(dim=1)
+    torch.testing.assert_close(found.tensors["W_enc"], file.tensors["W_enc"] * norms)
 
 
 @pytest.mark.parametrize("parents", [[-1, 1, 0], [0, 0, 1], [-1, 0, -2]])
