@@ -95,8 +95,8 @@ def read(folder: str | Path) -> SAEFile:
     )
     tensors = {ours: _turned(found[name], name) for ours, name in kind.names.items()}
     if kind.activation == "jumprelu" and "threshold" in kind.buffers:
-        cut = found["threshold"].clamp(min=0)
-        tensors["threshold"] = cut.expand(len(tensors["b_enc"])).clone()
+        cut = max(0.0, files.scalar(path, "threshold", found["threshold"]))
+        tensors["threshold"] = torch.full_like(tensors["b_enc"], cut)
     files.checked_shapes(path, tensors)
     k = None
     if kind.activation == "topk":

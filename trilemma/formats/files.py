@@ -118,6 +118,16 @@ def checked(
     }
 
 
+def scalar(path: Path, name: str, tensor: Tensor) -> float:
+    """Return the finite number that a tensor of one element holds."""
+    if tensor.numel() != 1 or not torch.isfinite(tensor).all():
+        raise ValueError(
+            f"{path}: found {name} of shape {tuple(tensor.shape)}; it is one number, "
+            "and finite"
+        )
+    return tensor.item()
+
+
 def checked_shapes(
     path: Path, tensors: Mapping[str, Tensor], *, is_transcoder: bool = False
 ) -> None:

@@ -54,7 +54,7 @@ def read(folder: str | Path) -> SAEFile:
     path = folder / WEIGHTS_FILE
     found = files.read_safetensors(path)
     norms = {
-        name.removeprefix(_NORM): float(found.pop(name))
+        name.removeprefix(_NORM): files.scalar(path, name, found.pop(name))
         for name in list(found)
         if name.startswith(_NORM)
     }

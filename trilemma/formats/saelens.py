@@ -270,7 +270,8 @@ def _tensors(path: Path, architecture: str) -> dict[str, Tensor]:
     tensors = {name: _turned(name, tensor) for name, tensor in found.items()}
     if architecture in _BATCHTOPK:
         cut = tensors.pop("topk_threshold")
-        tensors["threshold"] = torch.full_like(tensors["b_enc"], float(cut))
+        value = files.scalar(path, "topk_threshold", cut)
+        tensors["threshold"] = torch.full_like(tensors["b_enc"], value)
     if architecture == "matching_pursuit":
         tensors["W_enc"] = tensors["W_dec"].movedim(0, -1).contiguous()
     is_transcoder = _READABLE[architecture].is_transcoder

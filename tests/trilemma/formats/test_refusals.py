@@ -223,6 +223,47 @@ def test_a_part_of_a_config_that_is_no_object_is_refused(
         SAE.load(tmp_path)
 
 
+def with_openmoss_norms(folder: Path) -> None:
+    norms = {"dataset_average_activation_norm.here": torch.ones(2)}
+    config = {"sae_type": "sae", "act_fn": "relu"}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(norms, folder / "sae_weights.safetensors")
+
+
+def with_thresholds_in_safetensors(folder: Path) -> None:
+    an_sae("relu").save(folder)
+    path = folder / "cfg.json"
+    config = json.loads(path.read_text()) | {"architecture": "batchtopk"}
+    path.write_text(json.dumps(config))
+    path = folder / "sae_weights.safetensors"
+    save_file(load_file(path) | {"topk_threshold": torch.ones(2)}, path)
+
+
+def with_thresholds_in_torch_file(folder: Path) -> None:
+    an_sae("topk").save(folder, "dictionary_learning")
+    config = {"trainer": {"dict_class": "BatchTopKSAE"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = torch.load(folder / "ae.pt", weights_only=True)
+    torch.save(weights | {"threshold": torch.ones(2)}, folder / "ae.pt")
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (with_openmoss_norms, "dataset_average_activation_norm.here"),
+        (with_thresholds_in_safetensors, "topk_threshold"),
+        (with_thresholds_in_torch_file, "threshold"),
+    ],
+)
+def test_several_numbers_in_the_place_of_one_are_refused(
+    write: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    line = rf": found {name} of shape \(2,\); it is one number, and finite$"
+    with pytest.raises(ValueError, match=line):
+        SAE.load(tmp_path)
+
+
 def test_a_config_that_is_no_text_is_refused(tmp_path: Path) -> None:
     an_sae("topk").save(tmp_path)
     (tmp_path / "cfg.json").write_bytes(b"\xff\xfe")
