@@ -82,6 +82,11 @@ def test_the_encoder_of_other_kinds_starts_full() -> None:
         assert same == (config.kind != "topk"), name
 
 
+def test_the_encoder_starts_full_where_the_decoder_is_frozen() -> None:
+    frozen = CONFIGS["topk"].model_copy(update={"freeze_decoder": True})
+    assert torch.equal(start(frozen, growth=1)["W_enc"], start(frozen)["W_enc"])
+
+
 def test_seeds_start_from_other_weights() -> None:
     other = CONFIGS["relu"].model_copy(update={"seed": 1})
     assert not torch.equal(start(CONFIGS["relu"])["W_dec"], start(other)["W_dec"])

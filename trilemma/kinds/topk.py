@@ -24,7 +24,8 @@ def make(config: TopK) -> Kind:
         forward=functools.partial(_forward, config),
         export=functools.partial(_export, config),
         kept_square=kept_square(config),
-        grows=True,
+        # A decoder that never turns needs no time to.
+        grows=not config.freeze_decoder,
         auxk_coefficient=config.auxk_coefficient,
         lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
         resampled_norm=RESAMPLED_NORM,
