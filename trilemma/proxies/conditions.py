@@ -17,8 +17,9 @@ from scipy import stats
 from torch.nn import functional
 
 from trilemma.proxies import merges, optima, worlds
-from trilemma.proxies.measures import Measure, participation
+from trilemma.proxies.measures import Measure
 from trilemma.proxies.merges import Kind
+from trilemma.proxies.values import participation
 from trilemma.proxies.worlds import PAIRS, Code, World
 
 METRIC_VERSION = 1

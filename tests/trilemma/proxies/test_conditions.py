@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks import proxies
-from trilemma.proxies import conditions, measures, table
+from trilemma.proxies import conditions, table, values
 from trilemma.proxies.conditions import CONDITIONS
 from trilemma.proxies.measures import MEASURES, Measure
 from trilemma.proxies.worlds import Code, World
@@ -53,7 +53,7 @@ class Cheat(NamedTuple):
     """A measure that breaks one condition, and says which."""
 
     condition: str
-    value: measures.Value
+    value: values.Value
 
 
 def first_latent(code: Code, world: World) -> float:
@@ -82,7 +82,7 @@ CHEATS = [
     Cheat("C6", lambda code, world: float((code.acts != 0).sum())),
     Cheat("C7", lambda code, world: float((code.acts @ code.W_dec - world.x).norm())),
     Cheat("C9", first_latent),
-    Cheat("C10", measures.participation),
+    Cheat("C10", values.participation),
 ]
 
 
@@ -116,6 +116,19 @@ def test_no_measure_without_the_truth_sees_both_kinds_of_merges() -> None:
     """As the page and the report say; one that did would be the headline."""
     blind = {measure.name for measure in MEASURES if not measure.needs_concepts}
     assert not [name for name in blind if PASSED[name].issuperset(BOTH)]
+
+
+def test_three_measures_with_the_truth_see_both_kinds_of_merges() -> None:
+    """As the page says."""
+    seeing = [name for name in PASSED if PASSED[name].issuperset(BOTH)]
+    assert seeing == ["participation", "f1_gap", "mig_latent"]
+
+
+def test_the_strongest_fifth_takes_merges_for_their_opposite() -> None:
+    rows = {row["measure"]: row for row in KEPT["measures"]}
+    for name in ("polysemanticity_top", "purity_top"):
+        assert rows[name]["conjunctive"] < 0, name
+        assert rows[name]["disjunctive"] < 0, name
 
 
 def test_what_holds_by_construction_is_not_counted() -> None:

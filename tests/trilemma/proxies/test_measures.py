@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from trilemma.proxies import measures, merges, worlds
-from trilemma.proxies.measures import MEASURES
+from trilemma.proxies import merges, values, worlds
+from trilemma.proxies.measures import MEASURES, Measure
 from trilemma.proxies.merges import Kind
 from trilemma.proxies.worlds import PAIRS, Code, World
 
@@ -32,7 +32,7 @@ def entropy_of_firing(code: Code, world: World) -> float:
 
 
 def mean_monoscore(code: Code, world: World) -> float:
-    return float(np.nanmean(measures.monoscores(code, world).score))
+    return float(np.nanmean(values.monoscores(code, world).score))
 
 
 def detection(code: Code, world: World) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,7 +55,7 @@ COLUMNS: tuple[tuple[Number, float], ...] = (
     (known("l0"), 0.08),
     (entropy_of_firing, 0.25),
     (distortion, 0.03),
-    (measures.participation, 0.01),
+    (values.participation, 0.01),
     (mean_monoscore, 0.01),
     (precision, 0.015),
     (f1, 0.015),
@@ -88,7 +88,7 @@ def test_the_simulation_has_its_known_numbers(
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
-def test_a_dead_sae_has_no_number_but_its_l0(measure: measures.Measure) -> None:
+def test_a_dead_sae_has_no_number_but_its_l0(measure: Measure) -> None:
     world = worlds.pairs(0.5)
     code = worlds.monosemantic(world)
     found = measure.value(Code(code.W_dec, torch.zeros_like(code.acts)), world)
