@@ -41,7 +41,11 @@ def tied(directions: Tensor, threshold: float = 0.25) -> Linear:
     """Return the SAE whose encoder is the transpose of its decoder."""
     d_sae, d_in = directions.shape
     return Linear(
-        directions, directions.T, torch.zeros(d_sae), torch.zeros(d_in), threshold
+        directions,
+        directions.T,
+        directions.new_zeros(d_sae),
+        directions.new_zeros(d_in),
+        threshold,
     )
 
 
