@@ -79,16 +79,13 @@ def coverage(num_documents: int, *, num_simulations: int, seed: int) -> float:
     return covered / num_simulations
 
 
-def test_the_interval_covers_the_true_ratio_about_95_times_in_100() -> None:
-    assert 0.91 <= coverage(40, num_simulations=300, seed=0) <= 0.98
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_documents", [20, 60, 200])
+@pytest.mark.parametrize(
+    "num_documents", [20, 60, pytest.param(200, marks=pytest.mark.slow)]
+)
 def test_the_interval_covers_the_true_ratio_from_20_documents_on(
     num_documents: int,
 ) -> None:
-    found = coverage(num_documents, num_simulations=4000, seed=1)
+    found = coverage(num_documents, num_simulations=2000, seed=1)
     assert 0.94 <= found <= 0.96
 
 
