@@ -214,8 +214,7 @@ def baseline(
             "evaluation: every held-out row is masked; hold out more text by "
             "corpus.eval_fraction"
         )
-    tokens, document = torch.cat(seen.tokens), torch.cat(seen.document)
-    counted = torch.cat(seen.counted)
+    tokens, document, counted = seen.joined()
     documents = torch.from_numpy(np.unique(document.numpy()))
     ce, contexts, together = None, None, None
     if lm is None:
@@ -298,3 +297,12 @@ class _Split:
         if self.left > 0:
             self.sample.append(x[: self.left])
             self.left -= len(self.sample[-1])
+
+    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Hand over the tokens, their documents, and whether they count."""
+        found = []
+        for parts in (self.tokens, self.document, self.counted):
+            found.append(torch.cat(parts))
+            parts.clear()
+        tokens, document, counted = found
+        return tokens, document, counted

@@ -27,6 +27,7 @@ from trilemma.metrics.scalar import Scalar
 
 METRIC_VERSION = 1
 _LEAST_PAIRS = 3
+_BLOCK_SEQS = 256
 
 
 class Counts(NamedTuple):
@@ -64,26 +65,20 @@ def count(
     `document` is an index, whose remainder is its block, and -1 is no label. A window
     is the part of a document within `window_tokens` aligned tokens of its row.
     """
-    num_seqs, ctx = labels.shape
-    position = np.arange(ctx) // window_tokens
-    place = (np.arange(num_seqs)[:, None] * ctx + position) * (1 + document.max())
-    window, which = np.unique(place + document, return_inverse=True)
-    which = which.reshape(labels.shape)
-    counted = labels >= 0
-    present = np.zeros((len(window), num_labels))
-    present[which[counted], labels[counted]] = 1
-    of_window = window % (1 + document.max()) % num_blocks
-    beside = (document[:, 1:] == document[:, :-1]) & counted[:, 1:] & counted[:, :-1]
-    left, right = labels[:, :-1][beside], labels[:, 1:][beside]
-    neighbours = np.zeros((num_blocks, num_labels, num_labels))
-    np.add.at(neighbours, (document[:, 1:][beside] % num_blocks, left, right), 1)
-    is_read = present.any(1)
-    in_block = [present[(of_window == index) & is_read] for index in range(num_blocks)]
-    return Counts(
-        windows=np.stack([part.T @ part for part in in_block]),
-        num_windows=np.array([float(len(part)) for part in in_block]),
-        neighbours=neighbours + neighbours.transpose(0, 2, 1),
-    )
+    found: Counts | None = None
+    # A part of the sequences at a time, so that what is made of tokens stays small.
+    for start in range(0, len(labels), _BLOCK_SEQS):
+        part = slice(start, start + _BLOCK_SEQS)
+        counts = _of_part(
+            labels[part],
+            document[part],
+            num_labels=num_labels,
+            num_blocks=num_blocks,
+            window_tokens=window_tokens,
+        )
+        found = counts if found is None else Counts(*map(np.add, found, counts))
+    assert found is not None
+    return found
 
 
 def association(
@@ -148,6 +143,36 @@ def scalars(found: Association, config: Evaluation) -> dict[str, Scalar]:
             p_value, f"{what}; share of {config.num_resamples} dealings of names"
         ),
     }
+
+
+def _of_part(
+    labels: Shaped[np.ndarray, "seq pos"],
+    document: Int64[np.ndarray, "seq pos"],
+    *,
+    num_labels: int,
+    num_blocks: int,
+    window_tokens: int,
+) -> Counts:
+    num_seqs, ctx = labels.shape
+    position = np.arange(ctx) // window_tokens
+    place = (np.arange(num_seqs)[:, None] * ctx + position) * (1 + document.max())
+    window, which = np.unique(place + document, return_inverse=True)
+    which = which.reshape(labels.shape)
+    counted = labels >= 0
+    present = np.zeros((len(window), num_labels))
+    present[which[counted], labels[counted]] = 1
+    of_window = window % (1 + document.max()) % num_blocks
+    beside = (document[:, 1:] == document[:, :-1]) & counted[:, 1:] & counted[:, :-1]
+    left, right = labels[:, :-1][beside], labels[:, 1:][beside]
+    neighbours = np.zeros((num_blocks, num_labels, num_labels))
+    np.add.at(neighbours, (document[:, 1:][beside] % num_blocks, left, right), 1)
+    is_read = present.any(1)
+    in_block = [present[(of_window == index) & is_read] for index in range(num_blocks)]
+    return Counts(
+        windows=np.stack([part.T @ part for part in in_block]),
+        num_windows=np.array([float(len(part)) for part in in_block]),
+        neighbours=neighbours + neighbours.transpose(0, 2, 1),
+    )
 
 
 class _Lifts(NamedTuple):

@@ -39,12 +39,7 @@ def latent_facts(counts: Counts) -> LatentFacts:
     disentanglement, eq. 6), which is over features (proposed here); disentanglement is
     that of Eastwood and Williams 2018 with mutual information for importance.
     """
-    total = counts.fired[:, None] + counts.present
-    f1 = 2 * counts.both / np.where(total > 0, total, 1.0)
-    information = mutual_information(counts)
-    entropy = np.broadcast_to(_entropy(counts.present / counts.rows), f1.shape)
-    facts = (1 - f1.max(1), _gap(information, entropy), _concentration(information))
-    return LatentFacts(*(np.where(counts.fired > 0, fact, np.nan) for fact in facts))
+    return _latent_facts(counts, mutual_information(counts))
 
 
 def means(counts: Counts) -> dict[str, float]:
@@ -54,7 +49,8 @@ def means(counts: Counts) -> dict[str, float]:
     features (Chen et al. 2018, eq. 6), `disentanglement` and `completeness` over
     latents and features by their mutual information (Eastwood and Williams 2018).
     """
-    facts, information = latent_facts(counts), mutual_information(counts)
+    information = mutual_information(counts)
+    facts = _latent_facts(counts, information)
     entropy = _entropy(counts.present / counts.rows)
     of_features = _gap(
         information.T, np.broadcast_to(entropy[:, None], information.T.shape)
@@ -83,6 +79,16 @@ def mutual_information(counts: Counts) -> Float64[np.ndarray, "d_sae num_feature
         ratio = joint * n / np.maximum(one * other, 1.0)
         total += joint / n * np.log2(np.where(joint > 0, ratio, 1.0))
     return total.clip(0)
+
+
+def _latent_facts(
+    counts: Counts, information: Float64[np.ndarray, "d_sae num_features"]
+) -> LatentFacts:
+    total = counts.fired[:, None] + counts.present
+    f1 = 2 * counts.both / np.where(total > 0, total, 1.0)
+    entropy = np.broadcast_to(_entropy(counts.present / counts.rows), f1.shape)
+    facts = (1 - f1.max(1), _gap(information, entropy), _concentration(information))
+    return LatentFacts(*(np.where(counts.fired > 0, fact, np.nan) for fact in facts))
 
 
 def _gap(

@@ -1,10 +1,11 @@
 """The measure of known features: what fires beside what is present, counted."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 from torch import Tensor
 
 from trilemma import toys
@@ -38,6 +39,7 @@ class KnownFeatures:
 
     A feature's latent is that of the best matching of decoder rows with features. Of
     pairs those count whose latents both fired somewhere; a silent latent is no one's.
+    Memory is 80 bytes for each latent and feature.
     """
 
     def __init__(self, coder: Coder, toy: Toy) -> None:
@@ -56,12 +58,12 @@ class KnownFeatures:
         self._feature_of[latent[feature]] = feature
         self._feature_of = self._feature_of.to(device)
 
-        def zeros(*shape: int) -> Float64[Tensor, "*shape"]:
-            return torch.zeros(NUM_BLOCKS, *shape, dtype=torch.float64, device=device)
+        def zeros(*shape: int) -> Int32[Tensor, "*shape"]:
+            return torch.zeros(NUM_BLOCKS, *shape, dtype=torch.int32, device=device)
 
         self._rows, self._fired = zeros(), zeros(d_sae)
         self._present, self._both = zeros(num_features), zeros(d_sae, num_features)
-        self._sizes = torch.zeros(num_features + 1, dtype=torch.float64, device=device)
+        self._sizes = torch.zeros(num_features + 1, dtype=torch.int32, device=device)
         self._pair_sums = [zeros(len(self._pairs)) for _ in PairCounts._fields]
 
     def add(self, batch: Batch) -> None:
@@ -75,7 +77,7 @@ class KnownFeatures:
         active = active[torch.from_numpy(position - start)].to(device)
         block = torch.from_numpy(batch.rows.document % NUM_BLOCKS).to(device)
         _count(self._rows, block)
-        self._present.index_add_(0, block, active.double())
+        self._present.index_add_(0, block, active.int())
         _count(self._sizes, active.sum(1))
         place = block[batch.row] * self._fired.shape[1] + batch.latent
         _count(self._fired, place)
@@ -87,16 +89,26 @@ class KnownFeatures:
                 row, pair = event.nonzero().t()
                 _count(sums, block[row] * len(self._pairs) + pair)
 
-    def counts(self) -> list[Counts]:
-        """Return the counts of each block of documents that has rows."""
-        parts = [
-            each.cpu().numpy()
-            for each in (self._rows, self._fired, self._present, self._both)
-        ]
-        return [
-            Counts(float(parts[0][b]), *(part[b] for part in parts[1:]))
-            for b in np.flatnonzero(parts[0])
-        ]
+    def total(self) -> Counts:
+        """Return the counts over all rows."""
+        rows, fired, present, both = (
+            each.sum(0).double().cpu().numpy() for each in self._counted()
+        )
+        return Counts(float(rows), fired, present, both)
+
+    def without_blocks(self) -> Iterator[Counts]:
+        """Yield the counts without each block of documents that has rows, in turn."""
+        total = self.total()
+        for block in self._rows.nonzero()[:, 0].tolist():
+            rows, fired, present, both = (
+                each[block].double().cpu().numpy() for each in self._counted()
+            )
+            yield Counts(
+                total.rows - float(rows),
+                total.fired - fired,
+                total.present - present,
+                total.both - both,
+            )
 
     def pair_counts(self) -> PairCounts:
         """Return the counts of tied pairs, summed over the pairs, for each block."""
@@ -107,10 +119,13 @@ class KnownFeatures:
         masks = (kept, kept, kept, controlled, controlled)
         return PairCounts(
             *(
-                sums[:, mask].sum(1).cpu().numpy()
+                sums[:, mask].sum(1).double().cpu().numpy()
                 for sums, mask in zip(self._pair_sums, masks, strict=True)
             )
         )
+
+    def _counted(self) -> tuple[Int32[Tensor, "block *shape"], ...]:
+        return self._rows, self._fired, self._present, self._both
 
     @property
     def is_exactly_budgeted(self) -> bool:
@@ -158,9 +173,9 @@ def _elsewhere(toy: Toy, child: Int64[Tensor, " pair"]) -> Int64[Tensor, " pair"
     return (child + size) % toy.num_features
 
 
-def _count(sums: Float64[Tensor, "*shape"], place: Int64[Tensor, " event"]) -> None:
+def _count(sums: Int32[Tensor, "*shape"], place: Int64[Tensor, " event"]) -> None:
     """Add one at each place of the flattened sums; on any device exact."""
-    ones = torch.ones(len(place), dtype=torch.float64, device=place.device)
+    ones = torch.ones(len(place), dtype=torch.int32, device=place.device)
     sums.view(-1).index_add_(0, place, ones)
 
 

@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float64
 
 from trilemma import toys
 from trilemma.metrics import activated, disentanglement, intervals, recovery
-from trilemma.metrics.disentanglement import Counts
 from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.known_features import KnownFeatures, PairCounts, has_two_trees
 from trilemma.metrics.scalar import Scalar
@@ -30,12 +29,12 @@ _METHODS = {
 
 def latent_facts(known: KnownFeatures) -> disentanglement.LatentFacts:
     """Return what known features say of each latent."""
-    return disentanglement.latent_facts(_sum(known.counts()))
+    return disentanglement.latent_facts(known.total())
 
 
 def cofiring(known: KnownFeatures) -> Float64[np.ndarray, " d_sae"]:
     """Return on how many features' rows each latent mostly fires."""
-    return activated.cofiring(_sum(known.counts()))
+    return activated.cofiring(known.total())
 
 
 def scalars(
@@ -46,12 +45,13 @@ def scalars(
 
 
 def _of_firings(known: KnownFeatures) -> dict[str, Scalar]:
-    blocks = known.counts()
-    whole = _sum(blocks)
+    whole = known.total()
     reason = "firings tell nothing of features" if whole.fired.any() else _SILENT
-    left_out = []
-    if len(blocks) > 1:
-        left_out = [disentanglement.means(_less(whole, block)) for block in blocks]
+    left_out = [
+        disentanglement.means(counts)
+        for counts in known.without_blocks()
+        if counts.rows > 0
+    ]
     return {
         name: _scalar(
             name,
@@ -75,7 +75,7 @@ def _of_pairs(known: KnownFeatures) -> dict[str, Scalar]:
     )
     if len(known.tied) == 0:
         untied = "the toy ties no two features"
-    elif not sum(part.fired.sum() for part in known.counts()):
+    elif not known.total().fired.any():
         untied = _SILENT
     if not has_two_trees(known.toy):
         no_control = "the toy has not two trees"
@@ -186,21 +186,3 @@ def _ratio(
 ) -> Float64[np.ndarray, "*block"]:
     """Return a share; NaN of nothing."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
-
-
-def _sum(counts: list[Counts]) -> Counts:
-    return Counts(
-        rows=sum(each.rows for each in counts),
-        fired=np.sum([each.fired for each in counts], axis=0),
-        present=np.sum([each.present for each in counts], axis=0),
-        both=np.sum([each.both for each in counts], axis=0),
-    )
-
-
-def _less(whole: Counts, part: Counts) -> Counts:
-    return Counts(
-        rows=whole.rows - part.rows,
-        fired=whole.fired - part.fired,
-        present=whole.present - part.present,
-        both=whole.both - part.both,
-    )

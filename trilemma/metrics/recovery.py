@@ -69,9 +69,12 @@ def null_mcc(
 ) -> Float64[np.ndarray, " draw"]:
     """Return the `mcc` of dictionaries of random directions of the same shape."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (NULL_DRAWS, num_latents, features.shape[1])
-    draws = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return np.array([recovery(cosines(draw, features)).mcc for draw in draws])
+    shape = (num_latents, features.shape[1])
+    found = []
+    for _ in range(NULL_DRAWS):
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        found.append(recovery(cosines(drawn, features)).mcc)
+    return np.array(found)
 
 
 def hedging(

@@ -1,5 +1,7 @@
 """Labels that occur together, and latents that hold them: known answers."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,23 @@ def test_labels_of_one_window_occur_together() -> None:
         window_tokens=3,
     )
     assert found.windows[0].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_counts_are_those_of_the_parts_whatever_these_are() -> None:
+    generator = np.random.default_rng(4)
+    labels = generator.integers(-1, 3, (700, 5))
+    document = np.sort(generator.integers(0, 40, labels.size)).reshape(labels.shape)
+
+    def counted(part: slice) -> Counts:
+        return co_occurrence.count(
+            labels[part], document[part], num_labels=3, num_blocks=7, window_tokens=2
+        )
+
+    cuts = [0, 1, 300, 700]
+    parts = [counted(slice(*pair)) for pair in itertools.pairwise(cuts)]
+    for name, whole in counted(slice(None))._asdict().items():
+        summed = np.sum([getattr(part, name) for part in parts], axis=0)
+        assert np.array_equal(summed, whole), name
 
 
 def test_latents_that_merge_what_occurs_together_correlate() -> None:

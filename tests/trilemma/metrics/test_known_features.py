@@ -15,6 +15,8 @@ from trilemma.config.toys import FeatureTree, Toy
 from trilemma.metrics import known_scalars, recovery
 from trilemma.metrics.baseline import Rows
 from trilemma.metrics.coders import Coder
+from trilemma.metrics.disentanglement import Counts
+from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.known_features import KnownFeatures
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.streaming import stream
@@ -105,7 +107,7 @@ def known_of(coder: Coder, toy: Toy, sizes: Iterable[int] = (NUM,)) -> KnownFeat
 
 def measure(coder: Coder, toy: Toy) -> dict[str, Scalar]:
     known = known_of(coder, toy)
-    live = sum(part.fired for part in known.counts()) > 0
+    live = known.total().fired > 0
     found = known_scalars.scalars(known, live=live, seed=0)
     json.dumps([scalar._asdict() for scalar in found.values()], allow_nan=False)
     for scalar in found.values():
@@ -261,7 +263,8 @@ def test_the_control_of_absorption_needs_a_latent_of_the_other_child() -> None:
 def test_batches_leave_no_trace(sizes: list[int]) -> None:
     coder = concepts(TREES)
     whole, parts = known_of(coder, TREES), known_of(coder, TREES, sizes)
-    for one, other in zip(whole.counts(), parts.counts(), strict=True):
+    left_out = zip(whole.without_blocks(), parts.without_blocks(), strict=True)
+    for one, other in ((whole.total(), parts.total()), *left_out):
         for a, b in zip(one, other, strict=True):
             assert np.array_equal(a, b)
     for a, b in zip(whole.pair_counts(), parts.pair_counts(), strict=True):
@@ -275,9 +278,18 @@ def test_rows_that_do_not_count_leave_their_features_out() -> None:
     stream(coder, rows(LOOSE, [600, 600], every_third), [known])
     active = toys.active(LOOSE, split="eval", start=0, num=1200).view(2, 600, 16)
     expected = active[:, every_third].sum((0, 1))
-    present = sum(part.present for part in known.counts())
-    assert np.array_equal(present, expected.numpy())
-    assert np.array_equal(sum(part.fired for part in known.counts()), present)
+    found = known.total()
+    assert np.array_equal(found.present, expected.numpy())
+    assert np.array_equal(found.fired, found.present)
+
+
+def test_what_is_left_without_each_block_adds_up_to_all_but_one_of_all() -> None:
+    known = known_of(concepts(LOOSE), LOOSE)
+    left_out, total = list(known.without_blocks()), known.total()
+    assert len(left_out) == NUM_BLOCKS
+    for name in Counts._fields:
+        kept = sum(getattr(part, name) for part in left_out)
+        assert np.array_equal(kept, (NUM_BLOCKS - 1) * getattr(total, name))
 
 
 def test_the_excess_over_a_budget_is_what_a_budgeted_code_loses() -> None:
