@@ -1,13 +1,16 @@
 """An SAE, rows or documents that leave numbers undefined: said so, never made up."""
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.trilemma.evaluation.samples import (
+    Linear,
     assert_sound,
     measure,
     prepare,
     tied,
+    tiny_lm,
     value,
 )
 from trilemma.config.stages import Evaluation
@@ -72,6 +75,34 @@ def test_few_documents_leave_wide_intervals_or_none(
         assert found.metrics[name].value is not None
         low, high = found.metrics[name][1:3]
         assert (low is None and high is None) == (num_documents == 1), name
+
+
+def one_live_latent() -> Linear:
+    found = tied(torch.eye(16))
+    found.b_enc[1:] = -100
+    return found
+
+
+@pytest.mark.parametrize(
+    "sae", [tied(torch.eye(16), threshold=1e3), one_live_latent(), tied(torch.eye(16))]
+)
+@pytest.mark.parametrize("num_documents", [1, 2, 128])
+@pytest.mark.parametrize("are_equal", [False, True])
+def test_with_an_lm_what_is_undefined_says_why(
+    sae: Linear,
+    num_documents: int,
+    are_equal: bool,
+    config: Evaluation,
+    text: Sequences,
+) -> None:
+    """A dead SAE, one live latent, or few documents; activations may be all equal."""
+    probed = config.model_copy(update={"probe_rows": 512, "num_resamples": 20})
+    rows = text._replace(document=text.document % num_documents)
+    if are_equal:
+        rows = rows._replace(x=rows.x[:1, :1].expand_as(rows.x).contiguous())
+    found = measure(sae, probed, rows, lm=tiny_lm())
+    assert_sound(found)
+    assert len(found.metrics) > 90
 
 
 def test_held_out_rows_that_are_all_masked_are_an_error(
