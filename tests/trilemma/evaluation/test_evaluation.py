@@ -79,6 +79,39 @@ def test_batches_leave_no_trace(
         assert parts.controls["pca"][name].value == pytest.approx(scalar.value), name
 
 
+LOOSE = {
+    # Widths of bins that are known to 9 % or are chosen among thirteen.
+    "rate_bits_ce": 0.03,
+    "rate_bits_per_latent": 4e-3,
+    # Firings that are equal but for rounding may change their fifth.
+    "polysemanticity_strata": 4e-3,
+}
+
+
+@pytest.mark.parametrize("has_lm", [False, True])
+def test_bfloat16_activations_score_what_float32_ones_do(
+    config: Evaluation,
+    rows: Sequences,
+    text: Sequences,
+    features: Tensor,
+    has_lm: bool,
+) -> None:
+    sae, given, lm = tied(features), rows, None
+    if has_lm:
+        sae, given, lm = tied(torch.eye(16)), text, tiny_lm()
+    exact, rounded = (
+        measure(sae, config, given._replace(x=x), lm=lm).metrics
+        for x in (given.x, given.x.bfloat16().float())
+    )
+    for name, scalar in exact.items():
+        found = rounded[name].value
+        if scalar.value is None:
+            assert found is None, name
+        else:
+            near = pytest.approx(scalar.value, rel=LOOSE.get(name, 1e-3), abs=1e-9)
+            assert found == near, name
+
+
 def test_the_same_call_gives_the_same_bits(
     config: Evaluation, rows: Sequences, features: Tensor
 ) -> None:
