@@ -23,7 +23,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "corpus": 2,
     "harvest": 3,
     "training": 6,
-    "evaluation": 2,
+    "evaluation": 3,
     "explanation": 2,
     "reporting": 2,
 }
