@@ -60,6 +60,8 @@ class ControlRow(NamedTuple):
     monosemantic_rate: Cell
     """Of a toy's own features at this l0; empty where they are not known."""
     monosemantic_fvu: Cell
+    monosemantic_pairs: tuple[tuple[Cell, Cell], ...]
+    """Its l0 and mse, each beside what theory says."""
 
 
 class SplitRow(NamedTuple):
@@ -193,6 +195,13 @@ def controls(report: Report) -> list[ControlRow]:
                 random_marks=_unless_better(own.get("fvu"), random),
                 monosemantic_rate=cell(monosemantic.get("rate_bits")),
                 monosemantic_fvu=cell(monosemantic.get("fvu")),
+                monosemantic_pairs=tuple(
+                    (
+                        cell(monosemantic.get(axis)),
+                        cell(monosemantic.get(f"{axis}_theory")),
+                    )
+                    for axis in ("l0", "mse")
+                ),
             )
         )
     return rows

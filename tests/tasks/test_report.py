@@ -211,10 +211,13 @@ def test_a_family_without_controls_curves_or_explanations_has_a_report(
 
 def test_a_toy_shows_what_its_own_features_cost(tmp_path: Path) -> None:
     of_features = {"rate_bits": scalar(77.25), "fvu": scalar(0.0625)}
+    of_features |= {"l0": scalar(3.25), "l0_theory": scalar(3.2421)}
     toy = member(controls={"monosemantic": of_features})
     page = index(report(toy, has_features=True), tmp_path)
     assert "rate_bits of monosemantic at this l0" in page
     assert "77.2" in page
+    assert "its l0 in theory" in page
+    assert "3.24" in page
     assert "monosemantic at this l0" not in index(report(toy), tmp_path / "text")
 
 

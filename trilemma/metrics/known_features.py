@@ -34,6 +34,15 @@ class PairCounts(NamedTuple):
     control_absorbed: Float64[np.ndarray, "*block"]
 
 
+class Budgeted(NamedTuple):
+    """What a monosemantic code of a toy comes to at a budget of k, by theory."""
+
+    l0: float
+    """E min(|S|, k), over the rows."""
+    mse: float
+    """E (|S| - k)_+."""
+
+
 class KnownFeatures:
     """The measure: counts over the held-out rows of a toy.
 
@@ -127,17 +136,20 @@ class KnownFeatures:
     def _counted(self) -> tuple[Int32[Tensor, "block *shape"], ...]:
         return self._rows, self._fired, self._present, self._both
 
-    @property
-    def is_exactly_budgeted(self) -> bool:
-        """Return whether `mean_excess` is what a monosemantic code loses at best."""
+    def budgeted(self, k: int) -> Budgeted | None:
+        """Return what the best monosemantic code of at most k latents comes to.
+
+        None where theory does not say: where features overlap or are more than there
+        are dimensions, or have magnitudes of their own or noise.
+        """
         toy = self.toy
         is_orthonormal = toy.num_features <= toy.d_in
-        return is_orthonormal and toy.magnitude == "constant" and toy.noise == 0
-
-    def mean_excess(self, k: int) -> float:
-        """Return how many present features exceed k: E (|S| - k)_+ over the rows."""
-        sizes = self._sizes.cpu().numpy()
-        return float(sizes @ (np.arange(len(sizes)) - k).clip(0) / sizes.sum())
+        if not is_orthonormal or toy.magnitude != "constant" or toy.noise > 0:
+            return None
+        num_rows = self._sizes.double().cpu().numpy()
+        sizes, share = np.arange(len(num_rows)), num_rows / num_rows.sum()
+        kept = np.minimum(sizes, k)
+        return Budgeted(l0=float(share @ kept), mse=float(share @ (sizes - kept)))
 
     def _pair_events(
         self, batch: Batch, active: Bool[Tensor, "row num_features"]

@@ -14,6 +14,7 @@ from trilemma.metrics.scalar import Scalar
 
 METRIC_VERSION = 1
 _SILENT = "no latent fires"
+_NO_THEORY = "features overlap, differ in magnitude or come with noise"
 _JACKKNIFE = f"jackknife over {NUM_BLOCKS} document blocks"
 _METHODS = {
     "f1_gap": "1 - best F1 of firing against a feature; firing-weighted mean",
@@ -42,6 +43,29 @@ def scalars(
 ) -> dict[str, Scalar]:
     """Return the numbers that known features give; `seed` is that of the null."""
     return _of_firings(known) | _of_pairs(known) | _of_directions(known, live, seed)
+
+
+def in_theory(known: KnownFeatures, *, k: int) -> dict[str, Scalar]:
+    """Return what the monosemantic control at a budget of k should come to."""
+    found, num_rows = known.budgeted(k), int(known.total().rows)
+    meanings = {
+        "l0": ("latents/token", "E min(|S|, k)"),
+        "mse": ("act^2", "E (|S| - k)_+"),
+    }
+    return {
+        f"{name}_theory": Scalar(
+            None if found is None else float(getattr(found, name)),
+            None,
+            None,
+            n=num_rows,
+            unit=unit,
+            method=f"exact; {method} with S the features of a row, k = {k}",
+            metric_version=METRIC_VERSION,
+            seed=None,
+            reason=_NO_THEORY if found is None else None,
+        )
+        for name, (unit, method) in meanings.items()
+    }
 
 
 def _of_firings(known: KnownFeatures) -> dict[str, Scalar]:

@@ -62,14 +62,13 @@ def of_known_features(
         return Told(metrics, {}, columns, {}, {})
     k = math.ceil(l0)
     details: dict[str, float] = {"monosemantic_k": k}
-    if known.is_exactly_budgeted:
-        details["monosemantic_mse_theory"] = known.mean_excess(k)
     # One step in activation space, whatever the norms of the decoder's rows.
     norms = sae.W_dec.detach().double().norm(dim=1).cpu().numpy()
     step = width * math.sqrt(np.average(norms**2, weights=num_fired))
     control = bench.monosemantic_control(
         known.toy, k=k, width=step, device=sae.W_dec.device
     )
+    control |= known_scalars.in_theory(known, k=k)
     return Told(metrics, {"monosemantic": control}, columns, details, {})
 
 

@@ -21,7 +21,8 @@ def test_a_known_toy_says_which_features_latents_stand_for(config: Evaluation) -
     assert value(found, "activated_features") == 1
     assert value(found, "cofiring_features") == 1
     control = found.controls["monosemantic"]
-    assert list(control) == ["rate_bits", "fvu", "mse", "l0", "polysemanticity"]
+    names = ["rate_bits", "fvu", "mse", "l0", "polysemanticity"]
+    assert list(control) == [*names, "l0_theory", "mse_theory"]
     assert control["polysemanticity"].value == pytest.approx(1, abs=1e-6)
 
 
@@ -51,9 +52,22 @@ def test_what_monosemanticity_costs_is_measured_beside_its_theory(
     found = known(merged, config, toy)
     control = found.controls["monosemantic"]
     assert found.details["monosemantic_k"] == np.ceil(value(found, "l0"))
-    theory = found.details["monosemantic_mse_theory"]
-    assert control["mse"].value == pytest.approx(theory, rel=1e-4)
+    for name in ("mse", "l0"):
+        theory = control[f"{name}_theory"].value
+        assert control[name].value == pytest.approx(theory, rel=1e-4), name
     assert control["mse"].value > 2 * value(found, "mse")
+
+
+def test_features_of_unequal_magnitude_have_no_theory_and_a_reason(
+    config: Evaluation,
+) -> None:
+    toy = Toy(num_features=16, d_in=16, ctx=CTX)
+    control = known(tied(toys.features(toy)), config, toy).controls["monosemantic"]
+    for name in ("mse_theory", "l0_theory"):
+        assert control[name].value is None
+        assert control[name].reason == (
+            "features overlap, differ in magnitude or come with noise"
+        )
 
 
 @pytest.mark.parametrize(

@@ -292,12 +292,15 @@ def test_what_is_left_without_each_block_adds_up_to_all_but_one_of_all() -> None
         assert np.array_equal(kept, (NUM_BLOCKS - 1) * getattr(total, name))
 
 
-def test_the_excess_over_a_budget_is_what_a_budgeted_code_loses() -> None:
+def test_theory_says_what_a_budgeted_code_fires_and_loses() -> None:
     coder = oracle.Budgeted(concepts(LOOSE), k=2)
     known = known_of(coder, LOOSE)
     x = toys.sample(LOOSE, split="eval", start=0, num=NUM).x
-    lost = (x - coder.decode(coder.encode(x))).square().sum(1).mean()
-    assert known.mean_excess(2) == pytest.approx(float(lost), rel=1e-5)
+    acts = coder.encode(x)
+    lost = (x - coder.decode(acts)).square().sum(1).mean()
+    fires = (acts != 0).sum(1).double().mean()
+    found = known.budgeted(2)
+    assert found == pytest.approx((float(fires), float(lost)), rel=1e-5)
 
 
 def test_intervals_hold_the_truth_and_are_none_for_one_document() -> None:
