@@ -1,7 +1,7 @@
 """The `evaluation` stage: rate, distortion and polysemanticity on held-out rows."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from trilemma.metrics import splitting, tree_code
 from trilemma.metrics.fidelity import SplicedLM
 from trilemma.metrics.joint_lm import JointLM
 from trilemma.metrics.scalar import Scalar
+from trilemma.metrics.shared_clusters import SharedPair
 from trilemma.sae import SAE
 from trilemma.sequences import Sequences
 
@@ -128,10 +129,11 @@ def _member_body(work: stage.Work) -> None:
         held_out = hook_rows.of(plan, "eval", member.hook)
         _check_same(step, sae.metadata["trilemma_origin"], held_out.origin)
     joint = hook_rows.joint(plan, member.target_hook)
+    baseline, token_text = _baseline(step), _token_text(plan)
     result = library.evaluate(
         sae,
         plan.run.evaluation,
-        baseline=_baseline(step),
+        baseline=baseline,
         eval_batches=sequences(plan, member.target_hook),
         lm=_lm(plan, joint),
         hook=member.target_hook,
@@ -140,7 +142,7 @@ def _member_body(work: stage.Work) -> None:
         ),
         features=harvest.features(plan),
         toy=plan.run.toy,
-        token_text=_token_text(plan),
+        token_text=token_text,
         parents=_parents(sae, member.config),
         read_batches=None
         if member.target_hook == member.hook
@@ -161,6 +163,7 @@ def _member_body(work: stage.Work) -> None:
                 k: v.tolist() for k, v in result.rate_curve._asdict().items()
             },
             "planted": [seen._asdict() for seen in result.planted],
+            "shared": _shared(result.shared, baseline, token_text),
         },
     )
     tables.write(target / LATENTS, result.latents)
@@ -178,6 +181,25 @@ def _member_body(work: stage.Work) -> None:
             result.details["cause_lm_sequences"],
         )
     work.commit(step)
+
+
+def _shared(
+    pairs: Sequence[SharedPair],
+    baseline: library.Baseline,
+    token_text: Sequence[str] | None,
+) -> list[dict[str, Any]]:
+    """Return pairs of clusters with the text of the tokens that tell most of each."""
+    if baseline.cluster_tokens is None or token_text is None:
+        return []
+    words = [
+        [token_text[token] for token in tokens if token >= 0]
+        for tokens in baseline.cluster_tokens.tolist()
+    ]
+    return [
+        pair._asdict()
+        | {"first_tokens": words[pair.first], "second_tokens": words[pair.second]}
+        for pair in pairs
+    ]
 
 
 def _parents(sae: SAE, config: Section) -> Int64[np.ndarray, " node"] | None:

@@ -78,6 +78,7 @@ def _member(plan: Plan, step: Step, member: Member) -> report.MemberReport:
         metrics=measured["metrics"] | stable,
         controls=measured["controls"],
         planted=measured["planted"],
+        shared=measured["shared"],
         latents=latents,
         explanations=explanation.read(step.parents[f"explanation/{member.name}"]),
         rate_curve=measured["rate_curve"],

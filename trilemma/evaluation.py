@@ -30,6 +30,7 @@ from trilemma.metrics.known_features import KnownFeatures
 from trilemma.metrics.merging import Merging
 from trilemma.metrics.rate_curve import RateCurve
 from trilemma.metrics.scalar import Scalar
+from trilemma.metrics.shared_clusters import SharedPair
 from trilemma.metrics.sparsity import Sparsity
 from trilemma.metrics.streaming import Measure
 from trilemma.metrics.unlabelled import Text, Unlabelled
@@ -55,6 +56,8 @@ class EvaluationResult(NamedTuple):
     """Sums over documents, by which SAEs are paired; see `metrics.parts`."""
     planted: tuple[Seen, ...]
     """How measures of polysemanticity follow merges planted in the SAE."""
+    shared: tuple[SharedPair, ...]
+    """Clusters that occur together most, and the latents that merge them."""
 
 
 @torch.inference_mode()
@@ -193,4 +196,5 @@ def evaluate(
             num_latents=config.planted_latents,
             seed=config.seed,
         ),
+        shared=of_text.shared,
     )

@@ -94,6 +94,7 @@ def _index(report: Report, found: Sequence[Statistics]) -> str:
             subjects=subjects,
             controls=tables.controls(report),
             splits=tables.splits(report),
+            shared=tables.shared(report),
             scatters=scatters,
             rates=rates,
             statistics=[statistics_tables.sections(of_hook) for of_hook in found],

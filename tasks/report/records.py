@@ -43,6 +43,8 @@ class MemberReport:
     """Rows of the training curve; empty for an SAE that was not trained here."""
     planted: Sequence[Json] = ()
     """How each measure of polysemanticity follows merges planted in this SAE."""
+    shared: Sequence[Json] = ()
+    """Clusters that occur together most, and the latents that merge them."""
 
     def __post_init__(self) -> None:
         """Check what makes paths and rows."""

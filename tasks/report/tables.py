@@ -64,6 +64,19 @@ class ControlRow(NamedTuple):
     """Its l0 and mse, each beside what theory says."""
 
 
+class SharedRow(NamedTuple):
+    """Two clusters that occur together, and the latent of an SAE that merges them."""
+
+    name: str
+    tokens: tuple[str, ...]
+    """Those that tell most of either cluster."""
+    numbers: tuple[str, ...]
+    """Lift in the text and in latents."""
+    latent: int
+    shares: tuple[str, ...]
+    """The latent's of the sharing; of its activation, on either cluster."""
+
+
 class SplitRow(NamedTuple):
     """What the latents of one SAE became in a wider one."""
 
@@ -213,6 +226,28 @@ def _unless_better(sae: Scalar | None, control: Scalar | None) -> tuple[str, ...
     if verdict is None or verdict is Verdict.SAE_LOWER:
         return ()
     return (verdict.value,)
+
+
+def shared(report: Report) -> list[SharedRow]:
+    """Return a row for each pair of clusters that occur together most."""
+    return [
+        SharedRow(
+            member.name,
+            tuple(
+                ", ".join(map(formatting.visible, pair[f"{side}_tokens"]))
+                for side in ("first", "second")
+            ),
+            tuple(formatting.number(pair[key]) for key in ("together", "sharing")),
+            pair["latent"],
+            tuple(
+                formatting.number(pair[f"{of}_share"])
+                for of in ("latent", "first", "second")
+            ),
+        )
+        for member in report.members
+        if not member.is_control
+        for pair in member.shared
+    ]
 
 
 def splits(report: Report) -> list[SplitRow]:

@@ -96,6 +96,16 @@ def test_every_metric_has_its_interval(plan):
     assert set(measured["controls"]) == {"pca", "frozen_random"}
 
 
+def test_clusters_that_occur_together_have_words_and_a_latent(plan):
+    step = plan.step("evaluation", "topk-k4")
+    shared = evaluation.read_metrics(step)["shared"]
+    assert 0 < len(shared) <= 10
+    num_fired = evaluation.read_latents(step)["num_fired"]
+    for pair in shared:
+        assert pair["first_tokens"] + pair["second_tokens"]
+        assert num_fired[pair["latent"]] > 0
+
+
 def test_sampled_latents_are_explained_from_text(plan):
     records = explanation.read(plan.step("explanation", "topk-k4"))
     assert len(records) == 3

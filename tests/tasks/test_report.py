@@ -221,6 +221,18 @@ def test_a_toy_shows_what_its_own_features_cost(tmp_path: Path) -> None:
     assert "monosemantic at this l0" not in index(report(toy), tmp_path / "text")
 
 
+def test_clusters_that_occur_together_are_named_by_their_tokens(tmp_path: Path) -> None:
+    pair = {"first": 3, "second": 5, "first_tokens": [" def", HOSTILE]}
+    pair |= {"second_tokens": ["return"], "together": 4.25, "sharing": 2.125}
+    pair |= {"latent": 17, "latent_share": 0.5, "first_share": 0.7, "second_share": 0.2}
+    page = index(report(member(shared=[pair])), tmp_path)
+    assert "Co-occurrence in the text" in page
+    assert "\N{MIDDLE DOT}def" in page
+    assert HOSTILE not in page
+    assert "4.25" in page
+    assert "Co-occurrence in the text" not in index(report(member()), tmp_path / "no")
+
+
 def test_a_toy_shows_participation(tmp_path: Path) -> None:
     toy = member(latents={"latent": [0], "density": [0.1], "participation": [1.5]})
     page = index(report(toy, has_features=True), tmp_path)

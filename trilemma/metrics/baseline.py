@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int, Int32, Int64, Integer
 from torch import Tensor
 
 from trilemma.config.stages import Evaluation
-from trilemma.metrics import clusters, co_occurrence, fidelity, pca
+from trilemma.metrics import clusters, co_occurrence, fidelity, pca, shared_clusters
 from trilemma.metrics.dense_probes import DenseProbes, DenseRows
 from trilemma.metrics.intervals import NUM_BLOCKS
 from trilemma.metrics.probe_tasks import Labeller
@@ -19,6 +19,8 @@ from trilemma.sequences import Sequences
 
 NUM_PERMUTATIONS = 4
 """Label permutations whose mean is the null of `n_eff`."""
+
+_TELLING_TOKENS = 4
 
 
 class Rows(NamedTuple):
@@ -63,6 +65,8 @@ class Baseline:
     """Probes of the activations themselves; None where nothing is probed."""
     together: co_occurrence.Counts | None = None
     """Where clusters were seen together; None where labels are given."""
+    cluster_tokens: Int64[Tensor, "label token"] | None = None
+    """Tokens that tell most of each cluster, -1 for none; None as `together`."""
     document_labels: Int32[Tensor, " document"] | None = None
     """What each document is, -1 where that is not known; None where of none."""
 
@@ -119,8 +123,10 @@ class Baseline:
                 f"together.{key}": torch.from_numpy(value)
                 for key, value in self.together._asdict().items()
             }
-        if self.document_labels is not None:
-            tensors["document_labels"] = self.document_labels
+        for name in ("cluster_tokens", "document_labels"):
+            value = getattr(self, name)
+            if value is not None:
+                tensors[name] = value
         if self.contexts is not None:
             tensors |= {
                 f"contexts.{key}": value
@@ -176,6 +182,7 @@ class Baseline:
             contexts=contexts,
             probes=probes,
             together=together,
+            cluster_tokens=tensors.get("cluster_tokens"),
             document_labels=tensors.get("document_labels"),
         )
 
@@ -216,7 +223,7 @@ def baseline(
         )
     tokens, document, counted = seen.joined()
     documents = torch.from_numpy(np.unique(document.numpy()))
-    ce, contexts, together = None, None, None
+    ce, contexts, together, telling = None, None, None, None
     if lm is None:
         labels, num_labels = tokens.reshape(-1).int(), int(tokens.max()) + 1
     else:
@@ -236,6 +243,14 @@ def baseline(
             num_labels=num_labels,
             num_blocks=NUM_BLOCKS,
             window_tokens=config.window_tokens,
+        )
+        telling = torch.from_numpy(
+            shared_clusters.telling_tokens(
+                tokens.reshape(-1),
+                labels.where(counted.reshape(-1), -1),
+                num_labels=num_labels,
+                num=_TELLING_TOKENS,
+            )
         )
     if lm is not None and lm.predicts_next:
         ce = fidelity.ablations(
@@ -262,6 +277,7 @@ def baseline(
         contexts=contexts,
         probes=None if probed is None else probed.probes(documents),
         together=together,
+        cluster_tokens=telling,
         document_labels=None
         if document_labels is None
         else torch.from_numpy(document_labels[documents.numpy()]).int(),

@@ -52,6 +52,14 @@ class Association(NamedTuple):
     num_pairs: int
 
 
+class Lifts(NamedTuple):
+    """How much more often than chance; NaN where a label never is."""
+
+    together: Float64[np.ndarray, "label label"]
+    neighbours: Float64[np.ndarray, "label label"]
+    sharing: Float64[np.ndarray, "label label"]
+
+
 def count(
     labels: Shaped[np.ndarray, "seq pos"],
     document: Int64[np.ndarray, "seq pos"],
@@ -97,11 +105,9 @@ def association(
     """
     parts = (*counts, mass, num_fired)
     totals = [part.sum(0) for part in parts]
-    whole = _lifts(*totals)
+    whole = lifts(*totals)
     left_out = [
-        _lifts(
-            *(total - part[index] for total, part in zip(totals, parts, strict=True))
-        )
+        lifts(*(total - part[index] for total, part in zip(totals, parts, strict=True)))
         for index in range(len(mass))
         if 0 < counts.num_windows[index] < totals[1]
     ]
@@ -111,6 +117,35 @@ def association(
         _mantel(whole, num_permutations=num_permutations, seed=seed),
         num_pairs=len(whole.together[_pairs(whole)]),
     )
+
+
+def lifts(
+    windows: Float64[np.ndarray, "label label"],
+    num_windows: float,
+    neighbours: Float64[np.ndarray, "label label"],
+    mass: Float64[np.ndarray, "d_sae label"],
+    num_fired: Int64[np.ndarray, " d_sae"],
+) -> Lifts:
+    """Return how much more often than chance, from sums over all blocks."""
+    alive = mass.sum(1) > 0
+    share = mass[alive] / mass[alive].sum(1, keepdims=True)
+    # By firings, not by mass: a latent's scale is nothing but its decoder's inverse.
+    weight = num_fired[alive] / num_fired[alive].sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        seen = windows.diagonal()
+        beside = neighbours.sum(1)
+        held = weight @ share
+        return Lifts(
+            together=windows * num_windows / np.outer(seen, seen),
+            neighbours=neighbours * beside.sum() / np.outer(beside, beside),
+            sharing=(share * weight[:, None]).T @ share / np.outer(held, held),
+        )
+
+
+def are_defined(found: Lifts) -> Bool[np.ndarray, "label label"]:
+    """Return which pairs have all three: both labels were seen and bear activation."""
+    defined: Bool[np.ndarray, "label label"] = np.isfinite(np.stack(found)).all(0)
+    return defined
 
 
 def scalars(found: Association, config: Evaluation) -> dict[str, Scalar]:
@@ -175,54 +210,19 @@ def _of_part(
     )
 
 
-class _Lifts(NamedTuple):
-    """How much more often than chance; NaN where a label never is."""
-
-    together: Float64[np.ndarray, "label label"]
-    neighbours: Float64[np.ndarray, "label label"]
-    sharing: Float64[np.ndarray, "label label"]
-
-
-def _lifts(
-    windows: Float64[np.ndarray, "label label"],
-    num_windows: float,
-    neighbours: Float64[np.ndarray, "label label"],
-    mass: Float64[np.ndarray, "d_sae label"],
-    num_fired: Int64[np.ndarray, " d_sae"],
-) -> _Lifts:
-    alive = mass.sum(1) > 0
-    share = mass[alive] / mass[alive].sum(1, keepdims=True)
-    # By firings, not by mass: a latent's scale is nothing but its decoder's inverse.
-    weight = num_fired[alive] / num_fired[alive].sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        seen = windows.diagonal()
-        beside = neighbours.sum(1)
-        held = weight @ share
-        return _Lifts(
-            together=windows * num_windows / np.outer(seen, seen),
-            neighbours=neighbours * beside.sum() / np.outer(beside, beside),
-            sharing=(share * weight[:, None]).T @ share / np.outer(held, held),
-        )
-
-
-def _pairs(lifts: _Lifts) -> Bool[np.ndarray, "label label"]:
+def _pairs(found: Lifts) -> Bool[np.ndarray, "label label"]:
     """Return which pairs are defined, each once."""
-    return np.triu(_are_defined(lifts), 1)
+    return np.triu(are_defined(found), 1)
 
 
-def _are_defined(lifts: _Lifts) -> Bool[np.ndarray, "label label"]:
-    defined: Bool[np.ndarray, "label label"] = np.isfinite(np.stack(lifts)).all(0)
-    return defined
+def _spearman(found: Lifts) -> float | None:
+    kept = _pairs(found)
+    return _correlation(found.together[kept], found.sharing[kept])
 
 
-def _spearman(lifts: _Lifts) -> float | None:
-    kept = _pairs(lifts)
-    return _correlation(lifts.together[kept], lifts.sharing[kept])
-
-
-def _partial(lifts: _Lifts) -> float | None:
-    kept = _pairs(lifts)
-    together, neighbours, sharing = (lift[kept] for lift in lifts)
+def _partial(found: Lifts) -> float | None:
+    kept = _pairs(found)
+    together, neighbours, sharing = (lift[kept] for lift in found)
     direct = _correlation(together, sharing)
     through = _correlation(together, neighbours), _correlation(neighbours, sharing)
     if direct is None or through[0] is None or through[1] is None:
@@ -242,7 +242,7 @@ def _correlation(
 
 
 def _jackknife(
-    statistic: Callable[[_Lifts], float | None], whole: _Lifts, left_out: list[_Lifts]
+    statistic: Callable[[Lifts], float | None], whole: Lifts, left_out: list[Lifts]
 ) -> intervals.Interval:
     value = statistic(whole)
     if value is None:
@@ -251,13 +251,13 @@ def _jackknife(
     return intervals.jackknife(value, np.array(others))
 
 
-def _mantel(lifts: _Lifts, *, num_permutations: int, seed: int) -> float | None:
-    whole = _spearman(lifts)
+def _mantel(found: Lifts, *, num_permutations: int, seed: int) -> float | None:
+    whole = _spearman(found)
     if whole is None:
         return None
-    named = _are_defined(lifts).diagonal()
+    named = are_defined(found).diagonal()
     together, sharing = (
-        lift[np.ix_(named, named)] for lift in (lifts.together, lifts.sharing)
+        lift[np.ix_(named, named)] for lift in (found.together, found.sharing)
     )
     pair = np.triu_indices(len(together), 1)
     ranks = [stats.rankdata(lift[pair]) for lift in (together, sharing)]

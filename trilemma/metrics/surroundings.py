@@ -17,6 +17,7 @@ from trilemma.metrics import (
     fidelity,
     known_scalars,
     parts,
+    shared_clusters,
     summaries,
 )
 from trilemma.metrics.bench import Batches, Bench, Measured
@@ -24,6 +25,9 @@ from trilemma.metrics.coders import Coder
 from trilemma.metrics.known_features import KnownFeatures
 from trilemma.metrics.quantised import Quantised
 from trilemma.metrics.scalar import Scalar
+from trilemma.metrics.shared_clusters import SharedPair
+
+_SHARED_PAIRS = 10
 
 
 class Told(NamedTuple):
@@ -34,6 +38,7 @@ class Told(NamedTuple):
     latents: dict[str, Shaped[np.ndarray, " d_sae"]]
     details: dict[str, float]
     parts: parts.Arrays
+    shared: tuple[SharedPair, ...] = ()
 
 
 def of_known_features(
@@ -84,7 +89,14 @@ def of_text(
     """Return what the text and the LM that reads it say; nothing of a toy."""
     config, baseline, latents = bench.config, bench.baseline, measured.tally.latents
     metrics: dict[str, Scalar] = {}
+    shared: tuple[SharedPair, ...] = ()
     if baseline.together is not None:
+        shared = shared_clusters.pairs(
+            baseline.together,
+            mass=latents.mass,
+            num_fired=latents.num_fired,
+            num=_SHARED_PAIRS,
+        )
         associated = co_occurrence.association(
             baseline.together,
             mass=latents.mass,
@@ -94,7 +106,7 @@ def of_text(
         )
         metrics |= co_occurrence.scalars(associated, config)
     if lm is None or baseline.ce is None:
-        return Told(metrics, {}, {}, {}, {})
+        return Told(metrics, {}, {}, {}, {}, shared)
     documents = baseline.documents.numpy()
     spliced = fidelity.splices(
         sae,
@@ -123,7 +135,7 @@ def of_text(
         "delta_ce", spliced.ce - baseline.ce.clean, spliced.num_tokens
     )
     details: dict[str, float] = {"cause_lm_sequences": caused.num_runs}
-    return Told(metrics, {}, caused.columns, details, kept)
+    return Told(metrics, {}, caused.columns, details, kept, shared)
 
 
 def ce_rise(
