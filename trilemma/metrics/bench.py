@@ -207,6 +207,6 @@ def kept_parts(measured: Measured, bits: Float64[np.ndarray, " row"]) -> parts.A
         | parts.of_ratio("l0", sums.num_firings, sums.num_tokens)
     )
     if measured.matches is not None:
-        return found | parts.of_ratio("polysemanticity", sums.score, sums.num_firings)
+        return found | parts.of_ratio("polysemanticity", sums.score, sums.num_scored)
     left_out = measured.shared.mean_ratio_out[:num_documents]
     return found | parts.of_left_out("polysemanticity", left_out)

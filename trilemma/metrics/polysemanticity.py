@@ -41,7 +41,8 @@ class Matches(NamedTuple):
     """How the directions of a dictionary lie among the known features."""
 
     participation: Float64[np.ndarray, " d_sae"]
-    """Effective number of features in each direction; 1 is monosemantic."""
+    """Effective number of features in each direction; 1 is monosemantic. NaN where it
+    has no length."""
     best_feature: Int64[np.ndarray, " d_sae"]
     """Feature of the largest absolute cosine with each direction."""
     cosine: Float64[np.ndarray, "d_sae num_features"]
@@ -185,7 +186,7 @@ def matches(
     squares = (share**2).sum(1)
     cosine = np.abs(D @ V.T)
     return Matches(
-        participation=np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 1.0),
+        participation=1 / np.where(squares > 0, squares, np.nan),
         best_feature=cosine.argmax(1).astype(np.int64),
         cosine=cosine,
     )

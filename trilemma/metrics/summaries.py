@@ -95,7 +95,10 @@ def participation(tally: Tally, config: Evaluation) -> Scalar:
     """Return `polysemanticity` by true features, the score of the tally."""
     sums = tally.documents
     method = "participation; firing-weighted mean over live latents"
-    ratio = Ratio(sums.score, sums.num_firings, "1", method, _SILENT, NOT_NEGATIVE)
+    undefined = "every latent that fired has a decoder row of zero length"
+    if not sums.num_firings.any():
+        undefined = _SILENT
+    ratio = Ratio(sums.score, sums.num_scored, "1", method, undefined, NOT_NEGATIVE)
     scalar = ratios.bootstrapped(
         {"polysemanticity": ratio},
         sums.num_tokens,

@@ -27,6 +27,8 @@ class DocumentSums(NamedTuple):
     num_firings: Float64[np.ndarray, " document"]
     score: Float64[np.ndarray, " document"]
     """Sum of the scores of the latents that fired; 0 where they have none."""
+    num_scored: Float64[np.ndarray, " document"]
+    """Firings of latents that have a score."""
 
 
 class LatentSums(NamedTuple):
@@ -59,7 +61,7 @@ class Wanted:
     null_seed: int | None
     """Sum the mass over labels, the null's permuted by this seed; None does not."""
     score: Float64[np.ndarray, " d_sae"] | None
-    """A number for each latent, to be summed over firings."""
+    """A number for each latent, to be summed over firings; NaN where it has none."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ class _Sums:
     ) -> None:
         self.score = None
         if wanted.score is not None:
-            self.score = torch.from_numpy(wanted.score).to(device)
+            score = torch.from_numpy(wanted.score)
+            counts = score.isfinite().double()
+            self.score = torch.stack([score.nan_to_num(), counts], dim=1).to(device)
         self.num_labels = 0 if wanted.null_seed is None else baseline.num_labels
         self.labels = None
         if wanted.null_seed is not None:
@@ -140,7 +144,7 @@ class _Sums:
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.of_documents = zeros(len(baseline.documents), 3)
+        self.of_documents = zeros(len(baseline.documents), len(DocumentSums._fields))
         self.num_with_l0 = zeros(d_sae + 1, dtype=torch.int64)
         self.num_fired = zeros(NUM_BLOCKS * d_sae, dtype=torch.int64)
         self.sum_acts, self.max_acts = zeros(d_sae), zeros(d_sae)
@@ -149,11 +153,12 @@ class _Sums:
 
     def add(self, batch: Batch) -> None:
         latent, size, d_sae = batch.latent, batch.size, len(self.sum_acts)
-        score = torch.zeros(len(batch.x), dtype=torch.float64, device=latent.device)
+        score = torch.zeros(len(batch.x), 2, dtype=torch.float64, device=latent.device)
         if self.score is not None:
             add_at(score, batch.row, self.score[latent])
         add_at(self.num_with_l0, batch.num_firings, torch.ones_like(batch.num_firings))
-        columns = (torch.ones_like(score), batch.num_firings.double(), score)
+        num_firings = batch.num_firings.double()
+        columns = (torch.ones_like(num_firings), num_firings, *score.t())
         add_at(self.of_documents, batch.document, torch.stack(columns, dim=1))
 
         block = batch.document % NUM_BLOCKS

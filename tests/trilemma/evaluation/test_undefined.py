@@ -1,5 +1,6 @@
 """An SAE, rows or documents that leave numbers undefined: said so, never made up."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -75,6 +76,24 @@ def test_few_documents_leave_wide_intervals_or_none(
         assert found.metrics[name].value is not None
         low, high = found.metrics[name][1:3]
         assert (low is None and high is None) == (num_documents == 1), name
+
+
+def test_a_decoder_row_of_zero_length_mixes_no_features(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    """It has no participation of its own, and none in the mean."""
+    sae = tied(features)
+    sae.W_dec = sae.W_dec.clone()
+    sae.W_dec[0] = 0
+    sae.W_dec[1:] += features[:1]  # all others have two features
+    found = measure(sae, config, rows, features=features)
+    assert_sound(found)
+    assert value(found, "polysemanticity") == pytest.approx(2, abs=1e-3)
+    assert np.isnan(found.latents["participation"][0])
+    sae.W_dec[:] = 0
+    nothing = measure(sae, config, rows, features=features).metrics["polysemanticity"]
+    assert nothing.value is None
+    assert nothing.reason == "every latent that fired has a decoder row of zero length"
 
 
 def one_live_latent() -> Linear:
