@@ -23,6 +23,7 @@ def make(config: Gated) -> Kind:
         export=_export,
         coefficient=config.l1_coefficient,
         warmup_fraction=config.sparsity_warmup_fraction,
+        lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
         added_weights={
             "r_mag": torch.zeros(config.d_sae),
             "b_mag": torch.zeros(config.d_sae),

@@ -14,7 +14,7 @@ from trilemma.matching_pursuit import Pursuit
 from trilemma.ranks import ALONE, Ranks
 from trilemma.sequences import Sequences
 
-# A learning rate that suits the encoder turns unit rows slowly. Where no L1 shrinks the
+# A learning rate that suits the encoder turns unit rows slowly. Where no L1 shrinks
 # activations, errors are lower and more features are found at ten times it
 # (benchmarks/RESULTS.md, Quality); under L1 it is worse. Rows that begin at the norm
 # 0.1, as SAELens's do, amount to the same factor.
