@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from trilemma.formats import files
@@ -83,8 +84,12 @@ def write(file: SAEFile, folder: str | Path) -> None:
         "encoder.bias": file.tensors["b_enc"],
         "encoder.weight": file.tensors["W_enc"].T,
     }
+    # Copies: safetensors refuses an encoder that is the decoder's own memory.
     save_file(
-        {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()},
+        {
+            name: t.detach().float().cpu().clone(memory_format=torch.contiguous_format)
+            for name, t in tensors.items()
+        },
         folder / WEIGHTS_FILE,
     )
 

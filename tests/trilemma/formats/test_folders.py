@@ -112,3 +112,13 @@ def test_whoever_can_read_one_file_of_a_folder_can_read_all(tmp_path, file_forma
     an_sae("topk").save(tmp_path / "sae", file_format)
     modes = {path.stat().st_mode for path in (tmp_path / "sae").iterdir()}
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize("file_format", ["saelens", "dictionary_learning", "sparsify"])
+def test_an_encoder_that_is_the_decoder_transposed_is_written(
+    file_format: Format, tmp_path: Path
+) -> None:
+    W, zeros = drawn(16, 6, seed=1), torch.zeros(16)
+    sae = SAE("topk", W_enc=W.T, b_enc=zeros, W_dec=W, b_dec=torch.ones(6), k=3)
+    sae.save(tmp_path, file_format)
+    assert torch.equal(SAE.load(tmp_path).W_enc, W.T)
