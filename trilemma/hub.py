@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 import httpx
@@ -18,6 +18,8 @@ from huggingface_hub.utils.tqdm import (
     disable_progress_bars,
     enable_progress_bars,
 )
+
+from trilemma.formats import sparsify
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMALL_FILE = {"model": "config.json", "dataset": "README.md"}
@@ -56,11 +58,17 @@ def resolve_sae(repo_id: str, revision: str) -> str:
 
 
 def download_sae(repo_id: str, commit: str, *, subfolder: str | None) -> Path:
-    """Return the local folder of an SAE in a commit, downloaded where it is missing."""
-    inside = f"{subfolder}/*" if subfolder else "*"
-    deeper = f"{subfolder}/*/*" if subfolder else "*/*"
-    found = _snapshot(repo_id, commit, "sae", (inside,), ignored=deeper)
-    return found / subfolder if subfolder else found
+    """Return the local folder of an SAE in a commit, downloaded where it is missing.
+
+    What its run says of it in the folder above comes too, lest it be read only if
+    something else has fetched it.
+    """
+    if not subfolder:
+        return _snapshot(repo_id, commit, "sae", ("*",))
+    run = PurePosixPath(subfolder).parent / sparsify.RUN_FILE
+    wanted = (f"{subfolder}/*", str(run))
+    found = _snapshot(repo_id, commit, "sae", wanted, ignored=f"{subfolder}/*/*")
+    return found / subfolder
 
 
 class Uploader(Protocol):

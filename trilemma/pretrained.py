@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from trilemma import file_digests, hub
 from trilemma.config.pretrained import Pretrained
+from trilemma.formats import folders
 from trilemma.sae import SAE
 
 
@@ -12,7 +13,7 @@ class Source(NamedTuple):
     """What makes a published SAE the one it is."""
 
     section: dict[str, Any]
-    """For its key: the hashes of its files, or the commit (JSON values)."""
+    """For its key: what is read of a folder, or the commit (JSON values)."""
     commit: str | None
     """What its revision on the hub resolved to; None for a folder."""
 
@@ -31,7 +32,10 @@ def source(config: Pretrained) -> Source:
         )
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     digests = zip(paths, file_digests.sha256(paths), strict=True)
-    return Source({"files": {path.name: sha256 for path, sha256 in digests}}, None)
+    files: dict[str, Any] = {path.name: sha256 for path, sha256 in digests}
+    if outside := folders.surroundings(folder):
+        files[".."] = outside  # no file has this name
+    return Source({"files": files}, None)
 
 
 def load(

@@ -16,14 +16,19 @@ from trilemma.sae import SAE
 pytestmark = pytest.mark.usefixtures("prefect")
 
 
-def published(folder, *, d_in=8):
+def published(folder, *, d_in=8, file_format="dictionary_learning"):
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(12, d_in, generator=generator)
     sae = SAE(
         "topk", W_enc=W.T, b_enc=torch.zeros(12), W_dec=W, b_dec=torch.ones(d_in), k=3
     )
-    sae.save(folder, "dictionary_learning")
+    sae.save(folder, file_format)
     return sae
+
+
+def key_of(folder, profile, home):
+    words = (f"saes.1={{kind: pretrained, path: {folder}, name: peer}}",)
+    return planning.make(config.load(profile, words), home).step("training", "peer").key
 
 
 def test_published_sae_goes_through_every_stage(profile, own_home, tmp_path):
@@ -47,10 +52,57 @@ def test_key_follows_the_files_and_not_their_place(profile, own_home, tmp_path):
     keys = []
     for name in ("first", "second"):
         published(tmp_path / name)
-        words = (f"saes.1={{kind: pretrained, path: {tmp_path / name}, name: peer}}",)
-        plan = planning.make(config.load(profile, words), own_home)
-        keys.append(plan.step("training", "peer").key)
+        keys.append(key_of(tmp_path / name, profile, own_home))
     assert keys[0] == keys[1]
+
+
+def of_sparsify(run, *, hookpoint="layers.3", **settings):
+    published(run / hookpoint, file_format="sparsify")
+    (run / "config.json").write_text(json.dumps({"model": "here", **settings}))
+    return run / hookpoint
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"hookpoint": "layers.4"},
+        {"hookpoint": "layers.3.mlp"},
+        {"model": "elsewhere"},
+        {"dataset": "text"},
+        {"ctx_len": 64},
+    ],
+)
+def test_key_follows_what_sparsify_tells_outside_the_folder(
+    profile, own_home, tmp_path, other
+):
+    folders = of_sparsify(tmp_path / "1"), of_sparsify(tmp_path / "2", **other)
+    saes = [SAE.load(folder) for folder in folders]
+    assert saes[0].metadata != saes[1].metadata
+    keys = [key_of(folder, profile, own_home) for folder in folders]
+    assert keys[0] != keys[1]
+
+
+def test_key_of_sparsify_follows_only_what_is_read(profile, own_home, tmp_path):
+    folders = of_sparsify(tmp_path / "1"), of_sparsify(tmp_path / "2", save_every=9)
+    keys = [key_of(folder, profile, own_home) for folder in folders]
+    assert keys[0] == keys[1]
+
+
+def test_equal_saes_of_two_hookpoints_are_two(profile, own_home, tmp_path):
+    names = ("layers.3", "layers.4")
+    words = tuple(
+        f"saes.{i}={{kind: pretrained, path: {of_sparsify(tmp_path, hookpoint=name)}}}"
+        for i, name in enumerate(names)
+    )
+    named = tuple(f"saes.{i}.name={name}" for i, name in enumerate(names))
+    run = config.load(profile, (*words, *named, "control.d_sae=12"))
+    assert training_flow(run, return_state=True).is_completed()
+    plan = planning.make(run, own_home)
+    saes = [training.load_sae(plan.step("training", name), "cpu") for name in names]
+    assert [sae.metadata["hook_name"] for sae in saes] == [
+        "blocks.3.hook_resid_post",
+        "blocks.4.hook_resid_post",
+    ]
 
 
 def test_one_sae_under_two_names_is_refused(profile, own_home, tmp_path):

@@ -12,7 +12,8 @@ from trilemma.formats.saelens import SAEFile
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
-_RUN_FILE = "config.json"
+RUN_FILE = "config.json"
+"""In the folder above, of the run that trained all hookpoints."""
 _LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)(\.mlp)?")
 _UNREADABLE = {
     "signed": False,
@@ -49,7 +50,28 @@ def read(folder: str | Path) -> SAEFile:
     }
     files.checked_shapes(path, tensors)
     k = files.count(folder / CONFIG_FILE, config, "k", most=len(tensors["b_enc"]))
-    return SAEFile("topk", tensors, k, _metadata(folder))
+    return SAEFile("topk", tensors, k, surroundings(folder))
+
+
+def surroundings(folder: Path) -> dict[str, Any]:
+    """Return what the run and the hookpoint's name tell, in SAELens's words.
+
+    Neither is in the folder's files, but both go into what is made of them.
+    """
+    found: dict[str, Any] = {}
+    if layer := _LAYER.fullmatch(folder.name):
+        place = "hook_mlp_out" if layer[2] else "hook_resid_post"
+        found["hook_name"] = f"blocks.{layer[1]}.{place}"
+    run = folder.parent / RUN_FILE
+    if run.is_file():
+        config = files.read_json(run)
+        names = {
+            "model_name": "model",
+            "dataset_path": "dataset",
+            "context_size": "ctx_len",
+        }
+        found |= {ours: config[key] for ours, key in names.items() if key in config}
+    return found
 
 
 def write(file: SAEFile, folder: str | Path) -> None:
@@ -92,21 +114,3 @@ def write(file: SAEFile, folder: str | Path) -> None:
         },
         folder / WEIGHTS_FILE,
     )
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    """Return what the run and the hookpoint's name tell, in SAELens's words."""
-    found: dict[str, Any] = {}
-    if layer := _LAYER.fullmatch(folder.name):
-        place = "hook_mlp_out" if layer[2] else "hook_resid_post"
-        found["hook_name"] = f"blocks.{layer[1]}.{place}"
-    run = folder.parent / _RUN_FILE
-    if run.is_file():
-        config = files.read_json(run)
-        names = {
-            "model_name": "model",
-            "dataset_path": "dataset",
-            "context_size": "ctx_len",
-        }
-        found |= {ours: config[key] for ours, key in names.items() if key in config}
-    return found
