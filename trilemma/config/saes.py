@@ -270,7 +270,8 @@ class _K(_SAE):
         None,
         gt=0,
         le=1,
-        description="Share of the steps over which k_start turns into k.",
+        description="Share of the steps over which k_start turns into k. Above 0.8 the "
+        "threshold of batchtopk and matryoshka, a running mean, may lag behind k.",
     )
     auxk_coefficient: NonNegativeFloat = Field(
         1 / 32, description="Weight of the auxiliary loss on dead latents."
