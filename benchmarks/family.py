@@ -81,7 +81,8 @@ def results(arguments: Arguments) -> dict[str, Result]:
     d_in, d_sae, k, batch = map(int, arguments.shape.split(","))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = _rows(d_in, d_sae, active=k, size=NUM_BATCHES * batch)
-    start = Start(d_in, rows.mean(0), float(rows.square().sum(1).mean()))
+    mean_squared_norm = float(rows.square().sum(1).mean())
+    start = Start(d_in, rows.mean(0), mean_squared_norm, rows=rows)
     stored = rows.to(STORED)
     # As the stage's reader does; a copy to a GPU need not wait then.
     pinned = stored.pin_memory() if device == "cuda" else stored

@@ -137,8 +137,8 @@ def _train_hook(
     asked: Callable[[], bool],
 ) -> None:
     plan, compute = work.plan, work.plan.run.compute
-    targets = [plan.member(step.name).target_hook for step in steps]
-    found = hooks.prepare(plan, store, hook, targets)
+    members = [plan.member(step.name) for step in steps]
+    found = hooks.prepare(plan, store, hook, members)
     _check_ranks(compute, found)
     model = terms.load_lm(plan, steps)
     began = time.monotonic()

@@ -15,15 +15,6 @@ def peak(config: SAEConfig) -> float:
     return config.lr or 2e-4 / math.sqrt(config.d_sae / 2**14)
 
 
-def early_growth(peak: float, shared: Training, *, num_steps: int) -> float:
-    """Return how much a weight can grow in the first tenth of a run.
-
-    Adam changes a weight by about the learning rate at a step.
-    """
-    early = range(num_steps // 10)
-    return sum(at(peak, shared, step=step, num_steps=num_steps) for step in early)
-
-
 def at(peak: float, shared: Training, *, step: int, num_steps: int) -> float:
     """Return the learning rate of a step, counted from 0."""
     warmup = shared.warmup_fraction * num_steps

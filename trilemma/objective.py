@@ -1,7 +1,6 @@
 """What an SAE starts from and minimises, whatever its kind, in scaled activations."""
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,8 +16,13 @@ from trilemma.terms import Term
 
 # Of free decoder rows at the start; as in SAELens.
 _FREE_NORM = 0.1
-# Of the full scale, where an encoder grows: at 0 latents could not be told apart.
-_LEAST_START = 1e-3
+ROWS_PER_LATENT = 2
+"""Rows to draw latents' first directions from: of two seeds' half are the same."""
+# Of a latent's first direction, the rest random: two that take one row must part.
+_ROW_SHARE = 0.9
+# Rows meet rows like themselves, so pre-activations are larger than those of random
+# directions; 0.2, 1 and more were worse (benchmarks/RESULTS.md, Quality).
+_SCALE_AS_ROWS = 0.4
 
 
 class Terms(NamedTuple):
@@ -37,14 +41,14 @@ def initial_weights(
     *,
     d_in: int,
     b_dec: Float[Tensor, "d_out"],
-    growth: float = 0.0,
+    rows: Float[Tensor, "num d_out"] | None = None,
 ) -> Weights:
-    """Return the weights before the first step, from the config's seed alone.
+    """Return the weights before the first step, from the config's seed and `rows`.
 
     Decoder rows are random unit vectors, the encoder their transpose, scaled so that
     the first reconstructions are about as large as the activations. Where the kind
-    `grows` it is smaller by what its entries can gain early in a run, `growth`: decoder
-    rows turn to what they fire on while codes are still short. Rows that are free
+    `starts_as_rows`, latents begin along `rows` of the data less b_dec, drawn by the
+    seed (as in K-SVD: Aharon, Elad and Bruckstein, 2006). Decoder rows that are free
     begin short, and the encoder as their transpose (Conerly et al., Anthropic, April
     2024, "Update on how we train SAEs"): so they soon turn where they are wanted.
     b_dec has the width of what is reconstructed. A transcoder's encoder is random for
@@ -52,19 +56,23 @@ def initial_weights(
     """
     digest = hashlib.sha256(f"{config.seed}/sae".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    rows = torch.randn(config.d_sae, len(b_dec), generator=generator)
-    W_enc = W_dec = functional.normalize(rows, dim=1)
+    random = torch.randn(config.d_sae, len(b_dec), generator=generator)
+    if not config.decoder_bias:
+        b_dec = torch.zeros_like(b_dec)
+    W_enc = W_dec = functional.normalize(random, dim=1)
+    scale = _encoder_scale(config.d_sae, len(b_dec), kind.kept_square)
+    if kind.starts_as_rows and rows is not None:
+        # Not more, whatever is given: an SAE may not depend on the widths beside it.
+        some = rows[: ROWS_PER_LATENT * config.d_sae] - b_dec
+        W_enc = W_dec = _along(some, W_dec, generator)
+        scale *= _SCALE_AS_ROWS
     added = kind.added_weights
     if config.target_hook is not None:
-        rows = torch.randn(config.d_sae, d_in, generator=generator)
-        W_enc = functional.normalize(rows, dim=1)
+        random = torch.randn(config.d_sae, d_in, generator=generator)
+        W_enc = functional.normalize(random, dim=1)
         if config.skip:
             added = added | {"W_skip": torch.zeros(d_in, len(b_dec))}
     if kind.has_unit_decoder:
-        scale = _encoder_scale(config.d_sae, len(b_dec), kind.kept_square)
-        if kind.grows:
-            # A column's norm grows by sqrt(d_in) times what its entries do.
-            scale = max(_LEAST_START * scale, scale - growth * math.sqrt(d_in))
         W_enc = scale * W_enc
     else:
         W_enc, W_dec = _FREE_NORM * W_enc, _FREE_NORM * W_dec
@@ -72,7 +80,7 @@ def initial_weights(
         "W_enc": W_enc.t().contiguous(),
         "b_enc": torch.zeros(config.d_sae),
         "W_dec": W_dec,
-        "b_dec": b_dec if config.decoder_bias else torch.zeros_like(b_dec),
+        "b_dec": b_dec,
     } | {name: weight.clone() for name, weight in added.items()}
 
 
@@ -141,6 +149,18 @@ def terms(
             loss = loss + term.coefficient * term.value(weights, batch, found)
     fvu = batch.mean(losses.mse(target, found.x_hat.detach())) / variance
     return Terms(loss, fvu, found)
+
+
+def _along(
+    rows: Float[Tensor, "num d_out"],
+    random: Float[Tensor, "d_sae d_out"],
+    generator: torch.Generator,
+) -> Float[Tensor, "d_sae d_out"]:
+    """Return unit directions near rows, each drawn once before any is drawn again."""
+    drawn = torch.randperm(len(rows), generator=generator)
+    drawn = drawn.repeat(-(-len(random) // len(drawn)))[: len(random)]
+    mixed = _ROW_SHARE * functional.normalize(rows[drawn], dim=1)
+    return functional.normalize(mixed + (1 - _ROW_SHARE) * random, dim=1)
 
 
 def _encoder_scale(d_sae: int, d_in: int, kept_square: float) -> float:

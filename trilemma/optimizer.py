@@ -30,18 +30,18 @@ class Optimizer:
         *,
         d_in: int,
         b_dec: Float[Tensor, "d_out"],
+        rows: Float[Tensor, "num d_out"] | None,
         variance: float,
         num_steps: int,
         device: torch.device,
     ) -> None:
         self.peak_lr = learning_rate.peak(config)
-        growth = learning_rate.early_growth(self.peak_lr, shared, num_steps=num_steps)
         self.weights = {
             name: laid_out(name, tensor.to(device)).requires_grad_(
                 objective.is_trained(config, name)
             )
             for name, tensor in objective.initial_weights(
-                config, kind, d_in=d_in, b_dec=b_dec, growth=growth
+                config, kind, d_in=d_in, b_dec=b_dec, rows=rows
             ).items()
         }
         self._trained = {n: w for n, w in self.weights.items() if w.requires_grad}

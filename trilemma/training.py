@@ -65,6 +65,11 @@ class Member:
     ) -> None:
         assert (held_out_rows is None) == (shared.eval_every_steps is None)
         assert (target_start is None) == (config.target_hook is None)
+        self.kind = kinds.make(config)
+        rows = None
+        if self.kind.starts_as_rows and target_start is None:
+            rows = start.scaled_rows
+        start = start._replace(rows=None)  # many, and of no use once training began
         target = start if target_start is None else target_start
         for name, each in (("hook", start), ("target_hook", target)):
             if not (each.mean_squared_norm > 0 and each.scaled_variance > 0):
@@ -91,7 +96,6 @@ class Member:
             # Without any bias of the decoder the skip must not leave one either.
             center = start.scaled_center * config.decoder_bias
             self._center = center.to(device)
-        self.kind = kinds.make(config)
         self._added = added_terms.make(config.terms, self.kind.forward, splice)
         self._gamma = None if gamma is None else gamma.to(device)
         self._optimizer = Optimizer(
@@ -100,6 +104,7 @@ class Member:
             self.kind,
             d_in=start.d_in,
             b_dec=target.scaled_center,
+            rows=rows,
             variance=target.scaled_variance,
             num_steps=num_steps,
             device=self._device,

@@ -32,7 +32,7 @@ class Ours:
                 warmup_fraction=warmup_fraction,
                 decay_fraction=1 - warmup_fraction,
             ),
-            start=Start(contest.d_in, rows.mean(0), mean_squared_norm),
+            start=Start(contest.d_in, rows.mean(0), mean_squared_norm, rows=rows),
             num_steps=contest.steps,
             key="benchmark",
             device=contest.device,

@@ -25,6 +25,7 @@ def make(config: BatchTopK | Matryoshka) -> Kind:
         forward=functools.partial(_forward, config),
         export=functools.partial(_export, config),
         kept_square=topk.kept_square(config),
+        starts_as_rows=True,
         auxk_coefficient=config.auxk_coefficient,
         lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
         resampled_norm=topk.RESAMPLED_NORM,

@@ -117,8 +117,8 @@ class Kind:
 
     Of standard normal pre-activations, 0 for those not kept; a half is positive.
     """
-    grows: bool = False
-    """Whether the encoder begins as small as the run has steps to grow from."""
+    starts_as_rows: bool = False
+    """Whether latents begin as rows of the data, where some are given."""
     penalty_of: Callable[[Tensor, int], Tensor] = lambda mean, d_in: mean
     """Gives what coefficient / d_in weighs, from the mean over all rows, and d_in."""
     coefficient: float = 0.0

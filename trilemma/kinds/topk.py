@@ -24,8 +24,8 @@ def make(config: TopK) -> Kind:
         forward=functools.partial(_forward, config),
         export=functools.partial(_export, config),
         kept_square=kept_square(config),
-        # A decoder that never turns needs no time to.
-        grows=not config.freeze_decoder,
+        # A frozen decoder is there to show what random directions do.
+        starts_as_rows=not config.freeze_decoder,
         auxk_coefficient=config.auxk_coefficient,
         lr_factors={"W_dec": kind.DECODER_LR_FACTOR},
         resampled_norm=RESAMPLED_NORM,
