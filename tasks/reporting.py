@@ -59,6 +59,9 @@ def _body(work: stage.Work) -> None:
         ),
         folder,
     )
+    few = _few_documents(plan)
+    if few is not None:
+        get_run_logger().warning("reporting: %s", few)
     get_run_logger().info("reporting: open %s", step.folder / PAGE)
     work.commit(step)
 
@@ -110,13 +113,22 @@ def _caution(plan: Plan) -> str | None:
     parts = []
     if plan.run.lm is not None and plan.run.lm.kind == "embedded":
         parts.append(_EMBEDDED_CAUTION)
-    documents = _corpus_info(plan)["eval"]["num_documents"]
-    if documents < _FEW_DOCUMENTS:
-        parts.append(
-            f"Only {documents} documents are held out, and intervals are over "
-            "documents, so these tell little; raise corpus.eval_fraction."
-        )
+    few = _few_documents(plan)
+    if few is not None:
+        parts.append(few)
     return " ".join(parts) or None
+
+
+def _few_documents(plan: Plan) -> str | None:
+    if plan.run.toy is not None:
+        return None
+    documents = _corpus_info(plan)["eval"]["num_documents"]
+    if documents >= _FEW_DOCUMENTS:
+        return None
+    return (
+        f"Few documents are held out ({documents}), and intervals are over "
+        "documents, so these tell little; raise corpus.eval_fraction."
+    )
 
 
 def _facts(plan: Plan) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -101,7 +101,7 @@ def push(
                 path_in_repo=name,
                 commit_message=f"Add {name}",
             )
-    except (HFValidationError, httpx.HTTPError, OSError) as error:
+    except (HFValidationError, httpx2.HTTPError, OSError) as error:
         raise ValueError(
             f"{repo_id}: the hub did not take {name!r} ({type(error).__name__}); check "
             "the name, the connection, and HF_TOKEN, which must be one that writes"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 from flows.training import training as training_flow
 from storage import home as homes
@@ -63,6 +64,15 @@ def test_refusal_of_the_hub_tells_no_more_than_its_kind(plan):
         ValueError, match=r"me/saes: the hub did not take 'topk-k2' \(O"
     ):
         exporting.push(plan, "topk-k2", "me/saes", uploader=Refusing(Path()))
+
+
+def test_a_hub_out_of_reach_is_told_in_one_line(plan):
+    # Nothing listens at port 9 of this machine.
+    nowhere = HfApi(endpoint="http://127.0.0.1:9", token="x")
+    with pytest.raises(
+        ValueError, match=r"me/saes: the hub did not take 'topk-k2' \(ConnectError\)"
+    ):
+        exporting.push(plan, "topk-k2", "me/saes", uploader=nowhere)
 
 
 def test_unknown_sae_is_answered_with_those_that_there_are(plan, tmp_path):

@@ -156,4 +156,4 @@ def test_report_says_when_too_few_documents_are_held_out(plan):
     info = json.loads((plan.step("corpus").folder / "corpus.json").read_text())
     number = info["eval"]["num_documents"]
     page = (plan.step("reporting").folder / "index.html").read_text()
-    assert (f"Only {number} documents are held out" in page) == (number < 20)
+    assert (f"Few documents are held out ({number})" in page) == (number < 20)

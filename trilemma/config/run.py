@@ -238,7 +238,8 @@ class Run(Section):
         d_sae = self.control.d_sae or max(widths, default=None)
         if d_sae is None:
             raise ValueError(
-                "control.d_sae: missing; no SAE is trained whose width it could have"
+                "control.d_sae: missing; no SAE is trained whose width it could have; "
+                "set it"
             )
         if self.control.k > d_sae and _is_changed(self.control, "k"):
             raise ValueError(

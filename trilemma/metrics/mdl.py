@@ -54,11 +54,13 @@ def choices(curves: Mapping[str, RateCurve]) -> list[Choice]:
             name=names[best[start]],
             low=float(edges[start]),
             high=None if stop == len(best) else float(edges[stop]),
-            rate_bits=float(
-                rate_curve.least_rate(
-                    curves[names[best[start]]], edges[start : start + 1]
-                )[0]
-            ),
+            rate_bits=_least_rate(curves[names[best[start]]], float(edges[start])),
         )
         for start, stop in pairwise(starts)
     ]
+
+
+def _least_rate(curve: RateCurve, fvu: float) -> float:
+    # A corner where curves cross may be a rounding below the least fvu of this one.
+    within = np.maximum(np.array([fvu]), curve.fvu.min())
+    return float(rate_curve.least_rate(curve, within)[0])

@@ -65,6 +65,8 @@ def lowest_fvu(
     rates = found.rate_bits[order]
     fvus = np.maximum(np.minimum.accumulate(found.fvu[order]), _LEAST)
     reached = np.exp(np.interp(rate_bits, rates, np.log(fvus)))
+    # exp(log(x)) may be below x, which no rate would reach.
+    reached = np.maximum(reached, fvus[-1])
     return np.where(rate_bits < rates[0], np.inf, reached)
 
 

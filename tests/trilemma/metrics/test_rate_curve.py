@@ -126,6 +126,20 @@ def test_choices_agree_with_a_search_at_every_tolerance() -> None:
         assert rates[chosen.name] == pytest.approx(min(rates.values()))
 
 
+def test_every_choice_has_a_rate_whatever_rounding_does() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(200):
+        best, other = np.sort(generator.uniform(0.1, 0.9, (2, 3)))[:, ::-1]
+        # The other needs more bits throughout: its end meets the least fvu of the best.
+        curves = {
+            "best": line((5, 10, 15), tuple(best)),
+            "other": line((20, 30, 40), tuple(other)),
+        }
+        found = mdl.choices(curves)
+        assert all(np.isfinite(choice.rate_bits) for choice in found)
+        assert found[0].low == min(curve.fvu.min() for curve in curves.values())
+
+
 def test_a_family_that_never_fires_has_no_choice() -> None:
     assert mdl.choices({"silent": line((), ())}) == []
 
