@@ -21,7 +21,7 @@ ROWS_PER_LATENT = 2
 # Of a latent's first direction, the rest random: two that take one row must part.
 _ROW_SHARE = 0.9
 # Rows meet rows like themselves, so pre-activations are larger than those of random
-# directions; 0.2, 1 and more were worse (benchmarks/RESULTS.md, Quality).
+# directions; 0.1 and 1 were worse (benchmarks/RESULTS.md, Quality).
 _SCALE_AS_ROWS = 0.4
 
 
