@@ -82,7 +82,7 @@ def results(arguments: Arguments) -> dict[str, Result]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = _rows(d_in, d_sae, active=k, size=NUM_BATCHES * batch)
     mean_squared_norm = float(rows.square().sum(1).mean())
-    start = Start(d_in, rows.mean(0), mean_squared_norm, rows=rows)
+    start = Start(d_in, rows.mean(0), mean_squared_norm)
     stored = rows.to(STORED)
     # As the stage's reader does; a copy to a GPU need not wait then.
     pinned = stored.pin_memory() if device == "cuda" else stored
@@ -97,6 +97,7 @@ def results(arguments: Arguments) -> dict[str, Result]:
                 num_steps=1 + arguments.rounds * arguments.steps,
                 key=str(seed),
                 device=device,
+                first_rows=rows,
             )
             for seed in range(NUM_SAES)
         ]

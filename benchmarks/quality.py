@@ -328,7 +328,8 @@ def _ours(job: Job, coefficient: float | None) -> Fitted:
     member = Member(
         config,
         SCHEDULE,
-        start=Start(rows.shape[1], mean, mean_squared_norm, rows=rows),
+        start=Start(rows.shape[1], mean, mean_squared_norm),
+        first_rows=rows,
         num_steps=len(order),
         key=config.kind,
         device="cpu",

@@ -13,9 +13,7 @@ from storage.order import TrainingOrder
 from storage.store import Store
 from tasks import environment, hook_rows
 from tasks.plan import Plan
-from trilemma import kinds, objective
 from trilemma.config import joint
-from trilemma.config.pretrained import Pretrained
 from trilemma.config.run import Member
 from trilemma.geometric_median import geometric_median
 from trilemma.start import Start
@@ -46,7 +44,6 @@ def prepare(plan: Plan, store: Store, hook: str, members: Iterable[Member]) -> H
         ValueError: the store has fewer rows than a batch.
     """
     shared = plan.run.training
-    members = list(members)
     names = list(dict.fromkeys([hook, *(member.target_hook for member in members)]))
     orders = orders_of(plan, store, names)
     order = next(iter(orders.values()))
@@ -68,7 +65,7 @@ def prepare(plan: Plan, store: Store, hook: str, members: Iterable[Member]) -> H
     return Hooks(
         orders,
         mixed,
-        {name: _start(plan, name, members) for name in names},
+        {name: _start(plan, name) for name in names},
         held_out(plan, names),
         num_steps=order.steps_per_epoch * shared.epochs,
         num_tokens=order.rows_per_epoch * shared.epochs,
@@ -105,12 +102,8 @@ def held_out(plan: Plan, hooks: Iterable[str]) -> dict[str, Tensor]:
     }
 
 
-def _start(plan: Plan, hook: str, members: Iterable[Member]) -> Start:
+def _start(plan: Plan, hook: str) -> Start:
     start = hook_rows.start(plan, hook)
-    num = max((_rows_wanted(m) for m in members if m.target_hook == hook), default=0)
-    if num:
-        rows = hook_rows.of(plan, "train", hook).first(num)
-        start = start._replace(rows=rows)
     if plan.run.training.b_dec_init == "mean":
         return start
     rows = hook_rows.of(plan, "train", hook).first(MEDIAN_ROWS)
@@ -125,13 +118,3 @@ def _start(plan: Plan, hook: str, members: Iterable[Member]) -> Start:
         math.sqrt(start.mean_squared_norm),
     )
     return start._replace(center=found.point)
-
-
-def _rows_wanted(member: Member) -> int:
-    """Return of how many rows an SAE's latents begin as some."""
-    config = member.config
-    if isinstance(config, Pretrained) or member.hook != member.target_hook:
-        return 0
-    if not kinds.make(config).starts_as_rows:
-        return 0
-    return objective.ROWS_PER_LATENT * config.d_sae

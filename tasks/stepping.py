@@ -15,7 +15,7 @@ from tasks import environment, hook_rows, interruption
 from tasks.plan import Plan, Step
 from tasks.terms import Needed
 from tasks.tracking import Tracker
-from trilemma import family
+from trilemma import family, kinds, objective
 from trilemma import training as library
 from trilemma.config.pretrained import Pretrained
 from trilemma.non_finite import NonFiniteLossError
@@ -68,6 +68,12 @@ def member(
     _, hook, target_hook, config, _ = desk.plan.member(step.name)
     assert not isinstance(config, Pretrained)
     is_transcoder = target_hook != hook
+    saved = _saved(desk, step)
+    rows = None
+    if saved is None:
+        wanted = objective.rows_wanted(config, kinds.make(config))
+        if wanted:
+            rows = hook_rows.of(desk.plan, "train", hook).first(wanted)
     found = library.Member(
         config,
         desk.plan.run.training,
@@ -76,21 +82,23 @@ def member(
         key=step.name,
         device=device,
         target_start=starts[target_hook] if is_transcoder else None,
+        first_rows=rows,
         held_out_rows=held_out.get(hook),
         held_out_target=held_out.get(target_hook) if is_transcoder else None,
         gamma=needed.gamma,
         splice=needed.splice,
         ranks=ranks,
     )
-    restore(desk, step, found)
+    if saved is not None:
+        found.restore(saved)
     return found
 
 
 def restore(desk: Desk, step: Step, member: library.Member) -> None:
     """Bring an SAE to its last checkpoint, if there is one."""
-    saved = checkpoints.latest(desk.folder(step) / _CHECKPOINTS, key=step.key)
+    saved = _saved(desk, step)
     if saved is not None:
-        member.restore(Checkpoint(saved.tensors, saved.values))
+        member.restore(saved)
 
 
 def steps(
@@ -193,6 +201,11 @@ def told(rows: list[StepRow]) -> str:
     l0 = _range([row["l0"] for row in rows], "{:.1f}")
     dead = _range([100 * row["dead_fraction"] for row in rows], "{:.1f}")
     return f"fvu {fvu}, l0 {l0}, dead {dead} %"
+
+
+def _saved(desk: Desk, step: Step) -> Checkpoint | None:
+    saved = checkpoints.latest(desk.folder(step) / _CHECKPOINTS, key=step.key)
+    return None if saved is None else Checkpoint(saved.tensors, saved.values)
 
 
 def _range(values: list[float], form: str) -> str:

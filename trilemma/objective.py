@@ -16,8 +16,8 @@ from trilemma.terms import Term
 
 # Of free decoder rows at the start; as in SAELens.
 _FREE_NORM = 0.1
-ROWS_PER_LATENT = 2
-"""Rows to draw latents' first directions from: of two seeds' half are the same."""
+# To draw latents' first directions from: of those of two seeds half are the same.
+_ROWS_PER_LATENT = 2
 # Of a latent's first direction, the rest random: two that take one row must part.
 _ROW_SHARE = 0.9
 # Rows meet rows like themselves, so pre-activations are larger than those of random
@@ -35,6 +35,15 @@ class Terms(NamedTuple):
     forward: Forward
 
 
+def rows_wanted(config: SAEConfig, kind: Kind) -> int:
+    """Return of how many rows of the data latents begin as some, drawn by the seed.
+
+    A transcoder's are none: what it reads are not what it reconstructs.
+    """
+    begins_so = kind.starts_as_rows and config.target_hook is None
+    return _ROWS_PER_LATENT * config.d_sae if begins_so else 0
+
+
 def initial_weights(
     config: SAEConfig,
     kind: Kind,
@@ -46,9 +55,9 @@ def initial_weights(
     """Return the weights before the first step, from the config's seed and `rows`.
 
     Decoder rows are random unit vectors, the encoder their transpose, scaled so that
-    the first reconstructions are about as large as the activations. Where the kind
-    `starts_as_rows`, latents begin along `rows` of the data less b_dec, drawn by the
-    seed (as in K-SVD: Aharon, Elad and Bruckstein, 2006). Decoder rows that are free
+    the first reconstructions are about as large as the activations. Given `rows` of
+    the data, latents begin along some less b_dec, drawn by the seed (as in K-SVD:
+    Aharon, Elad and Bruckstein, 2006); see `rows_wanted`. Decoder rows that are free
     begin short, and the encoder as their transpose (Conerly et al., Anthropic, April
     2024, "Update on how we train SAEs"): so they soon turn where they are wanted.
     b_dec has the width of what is reconstructed. A transcoder's encoder is random for
@@ -61,10 +70,8 @@ def initial_weights(
         b_dec = torch.zeros_like(b_dec)
     W_enc = W_dec = functional.normalize(random, dim=1)
     scale = _encoder_scale(config.d_sae, len(b_dec), kind.kept_square)
-    if kind.starts_as_rows and rows is not None:
-        # Not more, whatever is given: an SAE may not depend on the widths beside it.
-        some = rows[: ROWS_PER_LATENT * config.d_sae] - b_dec
-        W_enc = W_dec = _along(some, W_dec, generator)
+    if rows is not None:
+        W_enc = W_dec = _along(rows - b_dec, W_dec, generator)
         scale *= _SCALE_AS_ROWS
     added = kind.added_weights
     if config.target_hook is not None:

@@ -18,8 +18,6 @@ class Start(NamedTuple):
     """The mean of ||x||^2, in their own units."""
     center: Float[Tensor, "d_in"] | None = None
     """Where b_dec starts, in their own units; None: at their mean."""
-    rows: Float[Tensor, "num d_in"] | None = None
-    """Some of them, in their own units, that latents may begin as."""
     widths: tuple[int, ...] = ()
     """Of a joint hook, the widths of its hooks side by side; empty for one hook."""
 
@@ -28,11 +26,6 @@ class Start(NamedTuple):
         """Return where b_dec starts, scaled."""
         center = self.mean if self.center is None else self.center
         return (center.double().cpu() * self.scale).float()
-
-    @property
-    def scaled_rows(self) -> Float[Tensor, "num d_in"] | None:
-        """Return the rows that latents may begin as, scaled."""
-        return None if self.rows is None else self.rows.float().cpu() * self.scale
 
     @property
     def scale(self) -> float:

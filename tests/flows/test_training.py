@@ -2,14 +2,16 @@
 
 import json
 import re
+import shutil
 
 import pytest
+from torch.nn.functional import normalize
 
 from flows.training import training as training_flow
 from storage import checkpoints
 from storage import home as homes
 from storage.home import Home
-from tasks import hooks, training
+from tasks import hook_rows, hooks, training
 from tasks import plan as planning
 from trilemma import config
 
@@ -64,6 +66,31 @@ def test_every_setting_is_taken_and_told(train, caplog):
     sae = json.loads((step.folder / training.SAE_FOLDER / "cfg.json").read_text())
     settings = sae["metadata"]["trilemma"]["config"]
     assert settings["resample_every_steps"] == 4
+
+
+def test_latents_begin_as_rows_of_the_store_whatever_width_is_beside_them(train):
+    def sae_of(*widths):
+        saes = [f"{{kind: topk, d_sae: {d}, k: 2, lr: 1e-12}}" for d in widths]
+        plan, ending = train(f"saes=[{', '.join(saes)}]")
+        assert not ending.failed
+        found = {
+            member.config.d_sae: plan.step("training", member.name)
+            for member in plan.run.family()
+            if not member.is_control
+        }
+        return plan, found[20]
+
+    plan, beside = sae_of(20, 30)
+    first = hook_rows.of(plan, "train", "toy").first(40).double()
+    mean = hook_rows.start(plan, "toy").mean.double()
+    W_dec = training.load_sae(beside, "cpu").W_dec.detach().double()
+    cosines = normalize(W_dec, dim=1) @ normalize(first - mean, dim=1).t()
+    assert cosines.amax(1).min() > 0.98
+    digest = beside.manifest().digest
+    shutil.rmtree(beside.folder)
+    _, alone = sae_of(20)
+    assert alone.key == beside.key
+    assert alone.manifest().digest == digest
 
 
 def test_an_sae_that_fails_keeps_the_checkpoint_of_the_step_before(train):

@@ -19,20 +19,9 @@ from trilemma.kinds.kind import Batch, Weights
 VARIANCE = 5.0
 
 
-# Those whose latents begin as rows of the data.
-AS_ROWS = ("topk", "batchtopk", "matryoshka")
-
-
-def start(
-    config: SAEConfig,
-    d_in: int = D_IN,
-    *,
-    b_dec: torch.Tensor | None = None,
-    rows: torch.Tensor | None = None,
-) -> Weights:
+def start(config: SAEConfig, d_in: int = D_IN) -> Weights:
     kind = kinds.make(config)
-    b_dec = torch.zeros(d_in) if b_dec is None else b_dec
-    return objective.initial_weights(config, kind, d_in=d_in, b_dec=b_dec, rows=rows)
+    return objective.initial_weights(config, kind, d_in=d_in, b_dec=torch.zeros(d_in))
 
 
 def terms_of(config: SAEConfig, x: torch.Tensor, **changes: object) -> objective.Terms:
@@ -73,52 +62,6 @@ def test_the_encoder_starts_at_the_scale_with_the_least_error() -> None:
         x_hat = kind.forward(start(config, 64), batch_of(kind, x)).x_hat
         best = float((x_hat * x).sum() / x_hat.square().sum())
         assert abs(best - 1) < 0.05, name
-
-
-def test_latents_of_topk_kinds_begin_as_rows_less_b_dec() -> None:
-    x, b_dec = rows(2 * D_SAE), torch.linspace(-1.0, 1.0, D_IN)
-    for name, config in CONFIGS.items():
-        if config.kind not in AS_ROWS:
-            continue
-        found = start(config, b_dec=b_dec, rows=x)["W_dec"]
-        nearest = (found @ normalize(x - b_dec, dim=1).t()).max(dim=1)
-        assert nearest.values.min() > 0.98, name
-        assert len(nearest.indices.unique()) == D_SAE, name
-
-
-def test_without_a_bias_latents_begin_as_the_rows_themselves() -> None:
-    x, b_dec = rows(2 * D_SAE) + 3.0, torch.full((D_IN,), 3.0)
-    config = CONFIGS["topk"].model_copy(update={"decoder_bias": False})
-    found = start(config, b_dec=b_dec, rows=x)["W_dec"]
-    assert (found @ normalize(x, dim=1).t()).amax(1).min() > 0.98
-
-
-def test_latents_of_other_kinds_and_of_a_frozen_decoder_begin_at_random() -> None:
-    frozen = CONFIGS["topk"].model_copy(update={"freeze_decoder": True})
-    for config in (frozen, *CONFIGS.values()):
-        found, plain = start(config, rows=rows(2 * D_SAE)), start(config)
-        is_plain = all(torch.equal(found[name], plain[name]) for name in plain)
-        assert is_plain == (config is frozen or config.kind not in AS_ROWS)
-
-
-def test_an_sae_begins_alike_however_many_rows_wider_ones_need() -> None:
-    x = rows(8 * D_SAE)
-    few, many = (start(CONFIGS["topk"], rows=x[:num]) for num in (2 * D_SAE, len(x)))
-    assert torch.equal(few["W_dec"], many["W_dec"])
-
-
-def test_latents_that_begin_as_one_row_differ() -> None:
-    found = start(CONFIGS["topk"], rows=rows(1))["W_dec"]
-    assert (found @ found.t()).triu(1).max() < 1 - 1e-5
-
-
-def test_seeds_begin_as_other_rows() -> None:
-    x, other = rows(2 * D_SAE), CONFIGS["topk"].model_copy(update={"seed": 1})
-    first, second = (
-        (start(config, rows=x)["W_dec"] @ normalize(x, dim=1).t()).argmax(1)
-        for config in (CONFIGS["topk"], other)
-    )
-    assert not torch.equal(first.sort().values, second.sort().values)
 
 
 def test_seeds_start_from_other_weights() -> None:

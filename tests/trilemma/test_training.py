@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from tests.trilemma.kinds.samples import (
     BATCH,
@@ -202,16 +201,6 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     found = [row["lr"] for row in member.curve]
     expected = [0.005, *[0.01] * 8, 0.005]
     assert found == pytest.approx(expected)
-
-
-def test_latents_begin_as_the_rows_that_are_known_before_training() -> None:
-    x = rows(STEPS * BATCH) + 2.0
-    known = start_of(x)._replace(rows=x)
-    member = Member(
-        CONFIGS["topk"], SHARED, start=known, num_steps=10, key="one", device="cpu"
-    )
-    found = member.weights["W_dec"].detach()
-    assert (found @ normalize(x - x.mean(0), dim=1).t()).amax(1).min() > 0.98
 
 
 def test_the_default_learning_rate_falls_with_the_root_of_the_width() -> None:
