@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tasks.report import labels
+from tasks.report import label_places, labels
 from tasks.report.records import MemberReport, Report
 from trilemma.metrics.scalar import Scalar
 
@@ -37,6 +37,9 @@ CURVES = (
     ("eval_silent_fraction", "latents silent on held-out rows (fraction)", "linear"),
 )
 _MAX_LABELLED = 16
+# What is left for the points of one of three plots in a row; the places of their names
+# need no more than that.
+_WIDTH, _HEIGHT = 250.0, 300.0
 
 
 class Plot(NamedTuple):
@@ -136,8 +139,6 @@ class _Point(NamedTuple):
 
 def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Figure]:
     trained = [member for member in members if not member.is_control]
-    everyone = _points([(m.name, m.scalars()) for m in trained], x, y)
-    middle = (everyone[0].x + everyone[-1].x) / 2 if everyone else 0.0
     traces = []
     paths = dict.fromkeys(member.path for member in trained)
     families = dict.fromkeys((member.kind, member.path) for member in trained)
@@ -145,12 +146,11 @@ def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Fig
         family = [m for m in trained if (m.kind, m.path) == (kind, path)]
         points = _points([(m.name, m.scalars()) for m in family], x, y)
         if points:
-            trace = _family_trace(kind, points, index=index, middle=middle)
+            trace = _family_trace(kind, points, index=index)
             if len(paths) > 1:
                 trace["name"] += f", {path}"
-            if len(trained) > _MAX_LABELLED:
-                trace["mode"] = "lines+markers"
             traces.append(trace)
+    named = list(traces)
     targets = dict.fromkeys(member.target for member in members)
     for target in targets:
         traces += _control_traces(
@@ -159,7 +159,21 @@ def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Fig
             y,
             suffix=f", {target}" if len(targets) > 1 else "",
         )
+    if len(trained) <= _MAX_LABELLED:
+        _place_names(named, [trace for trace in traces if trace not in named])
     return traces
+
+
+def _place_names(named: Sequence[Figure], others: Sequence[Figure]) -> None:
+    """Let the traces that have names show them where they cover each other least."""
+    drawn = [*named, *others]
+    x, y = ([value for trace in drawn for value in trace[axis]] for axis in ("x", "y"))
+    names = [name for trace in named for name in trace["text"]]
+    names += [""] * (len(x) - len(names))
+    places = iter(label_places.choose(x, y, names, width=_WIDTH, height=_HEIGHT))
+    for trace in named:
+        trace["mode"] = "lines+markers+text"
+        trace["textposition"] = [next(places) for _ in trace["text"]]
 
 
 def _control_traces(
@@ -185,12 +199,11 @@ def _control_traces(
     return traces
 
 
-def _family_trace(
-    kind: str, points: Sequence[_Point], *, index: int, middle: float
-) -> Figure:
-    """Return SAEs of one kind and path, each label on its point's inner side."""
+def _family_trace(kind: str, points: Sequence[_Point], *, index: int) -> Figure:
+    """Return SAEs of one kind and path, named by what tells them apart."""
     colour = COLOURS[index % len(COLOURS)]
-    height = ("top", "bottom")[index % 2]
+    words = [point.name.removeprefix(f"{kind}-").split("-") for point in points]
+    shared = set.intersection(*map(set, words)) if len(words) > 1 else set()
     trace = _trace(
         labels.KIND_LABELS.get(kind, kind),
         points,
@@ -198,10 +211,10 @@ def _family_trace(
         symbol=SYMBOLS[index % len(SYMBOLS)],
     )
     return trace | {
-        "mode": "lines+markers+text",
-        "text": [point.name.removeprefix(f"{kind}-") for point in points],
-        "textposition": [
-            f"{height} {'left' if point.x > middle else 'right'}" for point in points
+        "mode": "lines+markers",
+        "text": [
+            "-".join(w for w in each if w not in shared) or "-".join(each)
+            for each in words
         ],
         "textfont": {"color": colour},
     }

@@ -1,13 +1,19 @@
 """The rate-distortion curves of a family, coloured by how polysemantic each SAE is."""
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 from plotly import colors
 
-from tasks.report import plots, statistics
+from tasks.report import label_places, plots, statistics
 from tasks.report.plots import Figure, Plot
 from tasks.report.records import MemberReport, Report
 
 _SCALE = "Viridis"
 _HEADLINE_SIZE = 11
+# What is left for the curves of a plot as wide as the page.
+_WIDTH, _HEIGHT = 900.0, 300.0
 
 
 def rate_curves(report: Report) -> list[Plot]:
@@ -35,6 +41,7 @@ def rate_curves(report: Report) -> list[Plot]:
         name = statistics.configuration(member.name)
         traces.append(_trace(member, low, high, label="" if name in named else name))
         named.add(name)
+    _place_names(traces)
     return [
         Plot(
             "plot-rate-curves",
@@ -42,6 +49,19 @@ def rate_curves(report: Report) -> list[Plot]:
             plots.figure(traces, layout),
         )
     ]
+
+
+def _place_names(traces: list[Figure]) -> None:
+    """Let names of curves cover each other, and the curves' points, least."""
+    x, y, names = (
+        [value for trace in traces for value in trace[key]]
+        for key in ("x", "y", "text")
+    )
+    places = iter(
+        label_places.choose(_logs(x), _logs(y), names, width=_WIDTH, height=_HEIGHT)
+    )
+    for trace in traces:
+        trace["textposition"] = [next(places) for _ in trace["text"]]
 
 
 def _trace(member: MemberReport, low: float, high: float, *, label: str) -> Figure:
@@ -67,7 +87,6 @@ def _trace(member: MemberReport, low: float, high: float, *, label: str) -> Figu
         "x": curve.rate_bits.tolist(),
         "y": curve.fvu.tolist(),
         "text": [label if i == at else "" for i in range(points)],
-        "textposition": "top right",
         "customdata": curve.bin_width.tolist(),
         "hovertemplate": f"<b>{member.name}</b><br>%{{x:.4g}} bits<br>fvu %{{y:.4g}}"
         "<br>bin width %{customdata:.3g}<extra></extra>",
@@ -79,6 +98,12 @@ def _trace(member: MemberReport, low: float, high: float, *, label: str) -> Figu
         "marker": marker,
         "cliponaxis": False,
     }
+
+
+def _logs(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return logarithms; what has none is not drawn, and stands with the least."""
+    least = min((value for value in values if value > 0), default=1.0)
+    return np.log(np.maximum(values, least))
 
 
 def _value(member: MemberReport, name: str) -> float | None:
