@@ -23,7 +23,8 @@ test-slow: .venv/.installed-slow
 # The oldest TransformerLens that is supported lives here, beside its users.
 test-peers: .venv-peers/.installed
 	.venv-peers/bin/python -m pytest tests_peers \
-		tests/trilemma/test_lm.py tests/trilemma/test_harvest.py
+		tests/trilemma/test_lm.py tests/trilemma/test_lm_hooks.py \
+		tests/trilemma/test_harvest.py
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -23,7 +23,7 @@ from trilemma import corpus as library
 from trilemma.config.sources import CachedCorpus, Corpus, FileCorpus
 from trilemma.corpus import Counts, Position
 from trilemma.duplicates import DIGEST, Seen
-from trilemma.lm import read_context, read_vocab_size
+from trilemma.lm import check_hooks, read_context, read_vocab_size
 
 INFO = "corpus.json"
 LABELS = "label.npy"
@@ -122,10 +122,15 @@ def _body(work: stage.Work) -> None:
     if not (folder / INFO).exists():
         needed = (config.max_tokens or _UNKNOWN_TOKENS) * _BYTES_PER_TOKEN
         work.check_room(max(0, needed - _bytes_in(folder)))
+        model = lm.folder(work.plan)
+        if not isinstance(config, CachedCorpus):
+            # A misspelt one would be found by harvest, when the corpus is made.
+            assert work.plan.run.harvest is not None
+            check_hooks(model, work.plan.run.harvest.hooks)
         with interruption.watched() as asked:
             info = build(
                 config,
-                lm.folder(work.plan),
+                model,
                 folder,
                 source=_source(step.section),
                 record_seconds=_RECORD_SECONDS,

@@ -145,11 +145,7 @@ class LM:
 
     def check_hook(self, hook: str) -> None:
         """Raise ValueError, with the nearest names, unless the LM has this hook."""
-        if hook not in self._hook_points:
-            nearest = ", ".join(_nearest(hook, self.hook_names()))
-            raise ValueError(
-                f"harvest.hooks: the LM has no hook {hook!r}; nearest: {nearest}"
-            )
+        _check_hook(hook, self.hook_names())
 
     def d_in(self, hook: str) -> int:
         """Return the width of a hook's activations, found by a tiny forward pass.
@@ -279,6 +275,24 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return tokenizer
 
 
+def check_hooks(folder: str | Path, hooks: Sequence[str]) -> None:
+    """Check that the LM in a folder has these hooks, without loading its weights.
+
+    Raises:
+        ValueError: it lacks one, with the nearest names.
+    """
+    folder = _checked_folder(folder)
+    with quiet(), torch.device("meta"):
+        bridge = TransformerBridge.boot_transformers(
+            str(folder),
+            device="meta",
+            tokenizer=load_tokenizer(folder),
+            load_weights=False,
+        )
+    for hook in hooks:
+        _check_hook(hook, tuple(bridge.hook_dict))
+
+
 def read_vocab_size(folder: str | Path) -> int:
     """Return the vocabulary of the LM in a folder, without loading its weights."""
     settings = AutoConfig.from_pretrained(
@@ -356,6 +370,14 @@ def _checked_folder(folder: str | Path) -> Path:
             "Face model folder"
         )
     return Path(folder)
+
+
+def _check_hook(hook: str, names: Sequence[str]) -> None:
+    if hook not in names:
+        nearest = ", ".join(_nearest(hook, names))
+        raise ValueError(
+            f"harvest.hooks: the LM has no hook {hook!r}; nearest: {nearest}"
+        )
 
 
 def _nearest(hook: str, names: Sequence[str]) -> list[str]:

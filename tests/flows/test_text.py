@@ -128,6 +128,18 @@ def test_unknown_hook_fails_with_the_nearest_names(plan, text_profile, monkeypat
     )
 
 
+def test_unknown_hook_fails_before_a_corpus_is_made_for_it(
+    plan, text_profile, monkeypatch
+):
+    monkeypatch.setenv(homes.VARIABLE, str(plan.home.path))
+    words = ("harvest.hooks=[blocks.1.hook_resid_pst]", "saes.0.hook=null")
+    loaded = config.load(text_profile, (*words, "corpus.max_tokens=9_000"))
+    state = run_flow(loaded, return_state=True)
+    assert "corpus: harvest.hooks: the LM has no hook" in state.message
+    left = planning.make(loaded, plan.home).step("corpus").folder.iterdir()
+    assert {path.name for path in left} == {"BEGUN.json", "FAILED.json"}
+
+
 def test_corpus_without_text_fails_in_one_line(
     plan, text_profile, monkeypatch, tmp_path
 ):

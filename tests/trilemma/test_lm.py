@@ -182,11 +182,6 @@ def test_a_forward_pass_stops_at_the_deepest_hook(tiny_lm, hooks):
     assert "UnembeddingBridge" not in called
 
 
-def test_each_hook_has_its_own_width(tiny_lm):
-    assert tiny_lm.d_in("blocks.0.hook_mlp_out") == 32
-    assert tiny_lm.d_in("blocks.0.mlp.hook_post") == 128
-
-
 def test_folding_changes_activations_but_no_probability(trained, tiny_lm):
     folded, hook = load(trained.folder, processing="folded"), HOOKS[0]
     tokens = tokens_for(folded)
@@ -388,22 +383,3 @@ def test_16_bit_weights_give_16_bit_activations_and_float32_logits(
     exact = tiny_lm.activations(tokens, HOOKS)[HOOKS[0]]
     assert (x - exact).norm() < 0.02 * exact.norm()
     assert lm.logits(tokens).dtype == torch.float32
-
-
-def test_unknown_hook_names_the_nearest_of_its_block(tiny_lm):
-    with pytest.raises(ValueError) as error:
-        tiny_lm.check_hook("blocks.1.hook_resid_pots")
-    assert str(error.value).startswith(
-        "harvest.hooks: the LM has no hook 'blocks.1.hook_resid_pots'; nearest: "
-        "blocks.1.hook_resid_post, "
-    )
-
-
-def test_a_hook_without_one_vector_for_each_token_is_refused(tiny_lm):
-    with pytest.raises(ValueError, match=r"hook_pattern' gives shape .*one vector"):
-        tiny_lm.d_in("blocks.0.attn.hook_pattern")
-
-
-def test_a_hook_that_is_switched_off_is_refused(tiny_lm):
-    with pytest.raises(ValueError, match=r"^harvest.hooks: .* cannot be read"):
-        tiny_lm.d_in("blocks.0.hook_mlp_in")
