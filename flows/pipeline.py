@@ -9,7 +9,7 @@ from prefect.states import Completed, Failed
 
 from storage import artifacts, home
 from storage.places import PlaceError
-from tasks import environment
+from tasks import environment, log_lines
 from tasks import plan as planning
 from tasks.corpus import corpus
 from tasks.evaluation import evaluation
@@ -53,7 +53,7 @@ def through(run: Run, last: str, *, force: bool) -> State[Ending]:
     """
     plan = planning.make(run, home.find())
     home.prepare(plan.home)
-    with environment.prepared(run.compute):
+    with environment.prepared(run.compute), log_lines.without_repeats():
         outcomes = list(_outcomes(plan, last, force=force))
     ending = Ending(
         tuple(title for outcome in outcomes for title in outcome.cached),
