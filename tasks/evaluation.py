@@ -41,7 +41,13 @@ _BYTES_PER_LATENT = 1 << 10
 _MOST_SPLIT = 10
 
 
-@task(name="evaluation", cache_policy=NO_CACHE, retries=0, persist_result=False)
+@task(
+    name="evaluation",
+    task_run_name="evaluation {name}",
+    cache_policy=NO_CACHE,
+    retries=0,
+    persist_result=False,
+)
 def evaluation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
     """Leave the metrics of one SAE, or what is of a hook and no SAE alone.
 

@@ -23,7 +23,13 @@ EXPLANATIONS = "explanations.jsonl"
 _BYTES_PER_LATENT = 1 << 18
 
 
-@task(name="explanation", cache_policy=NO_CACHE, retries=0, persist_result=False)
+@task(
+    name="explanation",
+    task_run_name="explanation {name}",
+    cache_policy=NO_CACHE,
+    retries=0,
+    persist_result=False,
+)
 def explanation(plan: Plan, name: str, *, force: bool) -> State[stage.Outcome]:
     """Leave evidence, explanations, judgements and scores of one SAE's latents."""
     steps = [plan.step("explanation", name)]
