@@ -9,6 +9,7 @@ from dictionary_learning import dictionary
 from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
 from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
 from dictionary_learning.trainers.top_k import AutoEncoderTopK
+from safetensors.torch import load_file, save_file
 from sparsify import SparseCoder, SparseCoderConfig
 from tests_peers import trained
 
@@ -183,6 +184,26 @@ def test_rescaling_by_decoder_norms_is_loaded(tmp_path: Path) -> None:
     theirs = shaken(sae_lens.TopKSAE(config))
     theirs.save_model(tmp_path)
     assert_same(SAE.load(tmp_path), theirs.encode, theirs.decode)
+
+
+def test_a_scaling_factor_of_ones_is_passed_over_as_saelens_does(
+    tmp_path: Path,
+) -> None:
+    an_sae("relu").save(tmp_path)
+    path = tmp_path / "sae_weights.safetensors"
+    save_file(load_file(path) | {"scaling_factor": torch.ones(D_SAE)}, path)
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    assert_same(SAE.load(tmp_path), theirs.encode, theirs.decode)
+
+
+def test_an_old_config_is_read_as_saelens_reads_it(tmp_path: Path) -> None:
+    an_sae("topk").save(tmp_path)
+    old = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "hook_point": "here"}
+    old |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+    files.write_json(tmp_path / "cfg.json", old)
+    theirs, ours = sae_lens.SAE.load_from_disk(tmp_path), SAE.load(tmp_path)
+    assert ours.metadata["hook_name"] == theirs.cfg.metadata.hook_name == "here"
+    assert_same(ours, theirs.encode, theirs.decode)
 
 
 @pytest.mark.parametrize("is_rescaled", [True, False])

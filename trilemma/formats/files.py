@@ -118,6 +118,20 @@ def checked(
     }
 
 
+def without_scaling(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors less a factor of fine-tuning, if it changes nothing.
+
+    For a time SAELens wrote a `scaling_factor` of ones into every file.
+    """
+    factor = tensors.get("scaling_factor", torch.ones(()))
+    if not torch.equal(factor, torch.ones_like(factor)):
+        raise ValueError(
+            f"{path}: found a scaling_factor other than 1, which cannot be read; use "
+            "an SAE without fine-tuning"
+        )
+    return {name: t for name, t in tensors.items() if name != "scaling_factor"}
+
+
 def scalar(path: Path, name: str, tensor: Tensor) -> float:
     """Return the finite number that a tensor of one element holds."""
     if tensor.numel() != 1 or not torch.isfinite(tensor).all():

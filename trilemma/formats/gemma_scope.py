@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from trilemma.formats import files, folding
 from trilemma.formats.saelens import SAEFile
 
@@ -20,12 +18,7 @@ def read(folder: str | Path) -> SAEFile:
     path = Path(folder) / WEIGHTS_FILE
     tensors = files.read_npz(path)
     tensors = {name.replace("w_", "W_", 1): value for name, value in tensors.items()}
-    scaling = tensors.pop("scaling_factor", torch.ones(()))
-    if not torch.equal(scaling, torch.ones_like(scaling)):
-        raise ValueError(
-            f"{path}: found a scaling_factor other than 1, which cannot be read; use "
-            "an SAE without fine-tuning"
-        )
+    tensors = files.without_scaling(path, tensors)
     wanted = ("W_dec", "W_enc", "b_dec", "b_enc", "threshold")
     tensors = files.checked(path, tensors, wanted, "Gemma Scope's SAE")
     files.checked_shapes(path, tensors)

@@ -68,8 +68,9 @@ _READABLE: dict[str, _Form] = (
     }
 )
 _GATES = ("b_gate", "b_mag", "r_mag")
-# Before version 6 the metadata stood beside the rest.
+# Before version 6 the metadata stood beside the rest, and some keys had other names.
 _METADATA = ("model_name", "hook_name", "context_size", "dataset_path", "prepend_bos")
+_RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 
 
 class SAEFile(NamedTuple):
@@ -146,7 +147,7 @@ def read(folder: str | Path) -> SAEFile:
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE
-    config = _modern(files.read_json(path))
+    config = _modern(path, files.read_json(path))
     architecture = str(config.get("architecture"))
     if architecture not in _READABLE:
         raise ValueError(
@@ -209,15 +210,19 @@ def _widths(folder: Path, config: dict[str, Any], *, d_in: int) -> tuple[int, ..
     return tuple(found)
 
 
-def _modern(config: dict[str, Any]) -> dict[str, Any]:
+def _modern(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return a config from before version 6 in today's words; others as they are."""
     if "metadata" in config:
         return config
-    name = config.get("activation_fn", config.get("activation_fn_str"))
-    is_topk = name in ("topk", "topk-with-relu")
+    config = {_RENAMED.get(key, key): value for key, value in config.items()}
+    name = config.get("activation_fn") or "relu"
+    if name not in ("relu", "topk", "topk-with-relu"):
+        raise ValueError(
+            f"{path}: found activation_fn {name!r}; only 'relu' and 'topk' can be read"
+        )
     normalised = config.get("normalize_activations")
     today: dict[str, Any] = {
-        "architecture": "topk" if is_topk else config.get("architecture", "standard"),
+        "architecture": config.get("architecture", "standard"),
         "normalize_activations": {
             None: "none",
             False: "none",
@@ -225,10 +230,9 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
         }.get(normalised, normalised),
         "metadata": {key: config[key] for key in _METADATA if key in config},
     }
-    if is_topk:
-        today["k"] = (config.get("activation_fn_kwargs") or {}).get(
-            "k", config.get("k")
-        )
+    if name != "relu":
+        k = (config.get("activation_fn_kwargs") or {}).get("k", config.get("k"))
+        today |= {"architecture": "topk", "k": k}
     return config | today
 
 
@@ -263,7 +267,7 @@ def _turned(name: str, tensor: Tensor) -> Tensor:
 def _tensors(path: Path, architecture: str) -> dict[str, Tensor]:
     found = files.checked(
         path,
-        files.read_safetensors(path),
+        files.without_scaling(path, files.read_safetensors(path)),
         _names(architecture),
         f"an SAE of {architecture}",
     )
