@@ -82,7 +82,7 @@ def read(folder: str | Path) -> SAEFile:
         files.section(config_path, config, key)
         for key in ("trainer", "buffer", "metadata")
     )
-    name = trainer.get("dict_class")
+    name = str(trainer.get("dict_class"))
     if name not in _CLASSES:
         raise ValueError(
             f"{config_path}: found trainer.dict_class {name!r}; one of "

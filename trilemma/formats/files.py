@@ -82,7 +82,9 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     if isinstance(value, dict) and isinstance(value.get("ae"), dict):
         value = value["ae"]
     if not isinstance(value, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor)
+        isinstance(name, str)
+        and isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
         for name, tensor in value.items()
     ):
         raise ValueError(
@@ -150,8 +152,11 @@ def checked_shapes(
     What a transcoder decodes to may have another width than what it encodes.
     """
     shape = tuple(tensors["W_enc"].shape)
-    if len(shape) != len(("d_in", "d_sae")):
-        raise ValueError(f"{path}: found an encoder of shape {shape}; it has two sides")
+    if len(shape) != len(("d_in", "d_sae")) or not all(shape):
+        raise ValueError(
+            f"{path}: found an encoder of shape {shape}; it has two sides, neither "
+            "of them 0"
+        )
     d_in, d_sae = shape
     d_out = tensors["b_dec"].numel() if is_transcoder else d_in
     sides = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
@@ -162,6 +167,11 @@ def checked_shapes(
             raise ValueError(
                 f"{path}: found {name} of shape {tuple(tensor.shape)}; beside an "
                 f"encoder of shape {shape} it has {wanted}"
+            )
+        wanted_type = torch.int64 if name == "parents" else torch.float32
+        if tensor.dtype != wanted_type:
+            raise ValueError(
+                f"{path}: found {name} of {tensor.dtype}; it is {wanted_type}"
             )
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: found {name} with values that are not finite")

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+# SAELens's floor of a decoder row's norm: a row of zeros has to stay one.
+_LEAST_NORM = 1e-8
+
 
 def centred(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights whose input is x - b_dec, from those whose input is x.
@@ -60,13 +63,19 @@ def unit_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     rows of W_dec. So W_enc and b_enc take the factor n, and W_dec loses it. What a
     threshold is compared with is z n, so a threshold stays as it is.
     """
-    norm = tensors["W_dec"].double().norm(dim=1)
+    norm = decoder_norms(tensors)
     changed = {
         "W_enc": tensors["W_enc"] * norm,
         "b_enc": tensors["b_enc"] * norm,
         "W_dec": tensors["W_dec"] / norm[:, None],
     }
     return {**tensors, **{name: tensor.float() for name, tensor in changed.items()}}
+
+
+def decoder_norms(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the norms of decoder rows in float64, none of them zero."""
+    norm: Tensor = tensors["W_dec"].double().norm(dim=1)
+    return norm.clamp_min(_LEAST_NORM)
 
 
 def _through_encoder(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -45,12 +45,13 @@ def read(folder: str | Path) -> SAEFile:
             raise ValueError(
                 f"{folder}: found {key}={config[key]!r}; only {wanted!r} can be read"
             )
-    if config.get("act_fn") not in _ACTIVATIONS:
+    act_fn = str(config.get("act_fn"))
+    if act_fn not in _ACTIVATIONS:
         raise ValueError(
-            f"{folder}: found act_fn={config.get('act_fn')!r}; one of "
+            f"{folder}: found act_fn={act_fn!r}; one of "
             f"{', '.join(map(repr, _ACTIVATIONS))} can be read"
         )
-    activation = _ACTIVATIONS[config["act_fn"]]
+    activation = _ACTIVATIONS[act_fn]
     path = folder / WEIGHTS_FILE
     found = files.read_safetensors(path)
     norms = {
@@ -65,8 +66,8 @@ def read(folder: str | Path) -> SAEFile:
         if activation == "topk":
             tensors = folding.unit_decoder(tensors)
         elif activation == "jumprelu":
-            norm = tensors["W_dec"].norm(dim=1)
-            tensors["threshold"] = tensors["threshold"] / norm
+            threshold = tensors["threshold"] / folding.decoder_norms(tensors)
+            tensors["threshold"] = threshold.float()
     if not config.get("apply_decoder_bias_to_pre_encoder", False):
         tensors = folding.centred(tensors)
     tensors["W_enc"] = tensors["W_enc"] * scale
@@ -112,9 +113,10 @@ def _scale(
             f"{folder}: found norm_activation={kind!r} from {hooks[0]!r} to "
             f"{hooks[1]!r}; only 'dataset-wise' on one hook and 'inference' can be read"
         )
-    if hooks[0] not in norms:
+    norm = norms.get(str(hooks[0]), 0.0)
+    if norm <= 0:
         raise ValueError(
-            f"{folder}: found no {_NORM}{hooks[0]} beside norm_activation="
+            f"{folder}: found no positive {_NORM}{hooks[0]} beside norm_activation="
             "'dataset-wise'; the weights are not whole"
         )
-    return math.sqrt(d_in) / norms[hooks[0]]
+    return math.sqrt(d_in) / norm
