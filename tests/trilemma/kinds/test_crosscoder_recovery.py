@@ -71,6 +71,7 @@ def found(name: str) -> Found:
         CONFIGS[name].model_copy(update=changes),
         Training(dead_after_tokens=20_000),
         start=joint_hook.start(joint, starts),
+        first_rows=joint.joined(x),
         num_steps=STEPS,
         key="toy",
         device="cpu",

@@ -48,6 +48,7 @@ def mean_max_cosine(name: str, seed: int) -> float:
         CONFIGS[name].model_copy(update=changes),
         Training(dead_after_tokens=20_000),
         start=start_of(x),
+        first_rows=x,
         num_steps=STEPS,
         key="toy",
         device="cpu",
