@@ -116,7 +116,9 @@ def _convert(work: stage.Work, store: Store, step: Step, config: Pretrained) -> 
         return
     stands = {"hook_name": hook, "hook_name_out": config.target_hook}
     for key, where in stands.items():
-        if where is not None and sae.metadata.setdefault(key, where) != where:
+        if sae.metadata.get(key) is None and where is not None:
+            sae.metadata[key] = where
+        elif where is not None and sae.metadata[key] != where:
             get_run_logger().warning(
                 "%s: says that it %s %s, but stands on %s",
                 step.title,

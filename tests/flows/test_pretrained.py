@@ -105,6 +105,25 @@ def test_equal_saes_of_two_hookpoints_are_two(profile, own_home, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("said", [None, "elsewhere"])
+def test_an_sae_that_says_no_hook_stands_on_the_one_it_is_given(
+    said, profile, own_home, tmp_path, caplog
+):
+    published(tmp_path, file_format="saelens")
+    path = tmp_path / "cfg.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"metadata": {"hook_name": said}})
+    )
+    words = (f"saes.1={{kind: pretrained, path: {tmp_path}, name: peer}}",)
+    run = config.load(profile, words)
+    with caplog.at_level("WARNING"):
+        assert training_flow(run, return_state=True).is_completed()
+    step = planning.make(run, own_home).step("training", "peer")
+    assert training.load_sae(step, "cpu").metadata["hook_name"] == (said or "toy")
+    warned = "training peer: says that it reads elsewhere, but stands on toy"
+    assert (warned in caplog.messages) == (said is not None)
+
+
 def test_one_sae_under_two_names_is_refused(profile, own_home, tmp_path):
     published(tmp_path)
     words = tuple(
