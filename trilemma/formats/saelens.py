@@ -175,7 +175,8 @@ def read(folder: str | Path) -> SAEFile:
             if pursuit is None
             else {**tensors, "b_dec": torch.zeros_like(tensors["b_dec"])}
         )
-    if config.get("rescale_acts_by_decoder_norm", False):
+    # SAELens heeds it in TopK's architectures alone.
+    if "topk" in architecture and config.get("rescale_acts_by_decoder_norm", False):
         tensors = folding.unit_decoder(tensors)
     k = None
     if activation == "topk":

@@ -68,6 +68,18 @@ def test_a_decoder_row_of_zeros_stays_one_where_saelens_rescales(
     assert not bool(SAE.load(tmp_path).W_dec[3].any())
 
 
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "gated"])
+def test_latents_of_other_kinds_are_never_rescaled(
+    activation: Activation, tmp_path: Path
+) -> None:
+    sae, x = an_sae(activation), drawn(50, 6, seed=8)
+    sae.save(tmp_path)
+    path = tmp_path / saelens.CONFIG_FILE
+    config = json.loads(path.read_text()) | {"rescale_acts_by_decoder_norm": True}
+    path.write_text(json.dumps(config))
+    assert torch.equal(SAE.load(tmp_path).encode(x), sae.encode(x))
+
+
 @pytest.mark.parametrize("act_fn", ["topk", "jumprelu"])
 def test_an_sae_of_openmoss_with_a_decoder_row_of_zeros_can_be_kept(
     act_fn: Activation, tmp_path: Path
