@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks import machine, sparse_rows
-from trilemma import allocation, family
+from trilemma import allocation, family, objective
 from trilemma.config.saes import TopK
 from trilemma.config.training import Training
 from trilemma.start import Start
@@ -89,17 +89,20 @@ def results(arguments: Arguments) -> dict[str, Result]:
     batches = torch.split(pinned, batch)
 
     def members() -> list[Member]:
+        configs = [
+            TopK(kind="topk", d_sae=d_sae, k=k, seed=seed) for seed in range(NUM_SAES)
+        ]
         return [
             Member(
-                TopK(kind="topk", d_sae=d_sae, k=k, seed=seed),
+                config,
                 Training(batch_tokens=batch, precision="bfloat16"),
                 start=start,
                 num_steps=1 + arguments.rounds * arguments.steps,
-                key=str(seed),
+                key=str(config.seed),
                 device=device,
-                first_rows=rows,
+                rows=rows[objective.rows_to_begin_as(config, len(rows))],
             )
-            for seed in range(NUM_SAES)
+            for config in configs
         ]
 
     sides = {"family": [members()], "in turn": [[member] for member in members()]}

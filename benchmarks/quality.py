@@ -34,6 +34,7 @@ import torch
 from pydantic import TypeAdapter
 
 from benchmarks import machine
+from trilemma import objective
 from trilemma.config.saes import SAEConfig
 from trilemma.config.training import Training
 from trilemma.start import Start
@@ -329,7 +330,7 @@ def _ours(job: Job, coefficient: float | None) -> Fitted:
         config,
         SCHEDULE,
         start=Start(rows.shape[1], mean, mean_squared_norm),
-        first_rows=rows,
+        rows=rows[objective.rows_to_begin_as(config, len(rows))],
         num_steps=len(order),
         key=config.kind,
         device="cpu",

@@ -251,6 +251,20 @@ class Store:
             parts.append(self.chunk(hook, index).float())
         return torch.cat(parts)[:num]
 
+    def rows_at(self, hook: str, places: npt.NDArray[np.int64]) -> Tensor:
+        """Return unmasked rows by their ascending places among all of them, float32.
+
+        Only chunks that hold some of them are read.
+        """
+        ends = np.cumsum(self.unmasked_rows())
+        chunk_of = np.searchsorted(ends, places, side="right")
+        parts = [torch.zeros(0, self.d_in(hook))]
+        for index in np.unique(chunk_of):
+            before = ends[index - 1] if index > 0 else 0
+            inside = places[chunk_of == index] - before
+            parts.append(self.chunk(hook, int(index))[inside].float())
+        return torch.cat(parts)
+
     def sequences(
         self, hook: str, batch_seqs: int, *, limit: int | None
     ) -> Iterator[StoreBatch]:

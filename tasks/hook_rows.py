@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Int64
 from torch import Tensor
 
 from storage import provenance
@@ -33,6 +34,15 @@ class HookRows:
     def first(self, num: int) -> Tensor:
         """Return the first rows that count, at most so many, float32: a sample."""
         return self._joined(lambda hook: self.store.first_rows(hook, num))
+
+    @property
+    def num(self) -> int:
+        """Return how many rows count."""
+        return int(self.store.unmasked_rows().sum())
+
+    def at(self, places: Int64[Tensor, "num"]) -> Tensor:
+        """Return rows by their ascending places among those that count, float32."""
+        return self._joined(lambda hook: self.store.rows_at(hook, places.numpy()))
 
     def sequences(self, batch_seqs: int, *, limit: int | None) -> Iterator[StoreBatch]:
         """Yield whole sequences, as `Store.sequences` does."""

@@ -15,7 +15,7 @@ from tasks import environment, hook_rows, interruption
 from tasks.plan import Plan, Step
 from tasks.terms import Needed
 from tasks.tracking import Tracker
-from trilemma import family, kinds, objective
+from trilemma import family, objective
 from trilemma import training as library
 from trilemma.config.pretrained import Pretrained
 from trilemma.non_finite import NonFiniteLossError
@@ -71,9 +71,8 @@ def member(
     saved = _saved(desk, step)
     rows = None
     if saved is None:
-        wanted = objective.rows_wanted(config, kinds.make(config))
-        if wanted:
-            rows = hook_rows.of(desk.plan, "train", hook).first(wanted)
+        stored = hook_rows.of(desk.plan, "train", hook)
+        rows = stored.at(objective.rows_to_begin_as(config, stored.num))
     found = library.Member(
         config,
         desk.plan.run.training,
@@ -82,7 +81,7 @@ def member(
         key=step.name,
         device=device,
         target_start=starts[target_hook] if is_transcoder else None,
-        first_rows=rows,
+        rows=rows,
         held_out_rows=held_out.get(hook),
         held_out_target=held_out.get(target_hook) if is_transcoder else None,
         gamma=needed.gamma,

@@ -5,19 +5,20 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from trilemma import losses
+from trilemma import kinds, losses
 from trilemma.config.saes import SAEConfig, TopK
 from trilemma.kinds.kind import Batch, Forward, Kind, Weights
 from trilemma.terms import Term
 
 # Of free decoder rows at the start; as in SAELens.
 _FREE_NORM = 0.1
-# To draw latents' first directions from: of those of two seeds half are the same.
-_ROWS_PER_LATENT = 2
+# Rows for each latent that begins as one. Neighbours are of one text, and alike: with
+# fewer to draw from more latents end silent (benchmarks/RESULTS.md, Quality).
+_SPREAD = 16
 # Of a latent's first direction, the rest random: two that take one row must part.
 _ROW_SHARE = 0.9
 # Rows meet rows like themselves, so pre-activations are larger than those of random
@@ -35,13 +36,18 @@ class Terms(NamedTuple):
     forward: Forward
 
 
-def rows_wanted(config: SAEConfig, kind: Kind) -> int:
-    """Return of how many rows of the data latents begin as some, drawn by the seed.
+def rows_to_begin_as(config: SAEConfig, num_rows: int) -> Int64[Tensor, "num"]:
+    """Return which of `num_rows` rows of the data latents begin as, ascending.
 
-    A transcoder's are none: what it reads are not what it reconstructs.
+    The seed draws one for each latent, or all where there are fewer, from the first
+    16 d_sae: two seeds have a sixteenth in common. None where the kind begins at
+    random, as every transcoder does: what it reads is not what it reconstructs.
     """
-    begins_so = kind.starts_as_rows and config.target_hook is None
-    return _ROWS_PER_LATENT * config.d_sae if begins_so else 0
+    if not kinds.make(config).starts_as_rows or config.target_hook is not None:
+        return torch.zeros(0, dtype=torch.int64)
+    pool = min(num_rows, _SPREAD * config.d_sae)
+    drawn = torch.randperm(pool, generator=_generator(config, "rows"))
+    return drawn[: config.d_sae].sort().values
 
 
 def initial_weights(
@@ -56,21 +62,20 @@ def initial_weights(
 
     Decoder rows are random unit vectors, the encoder their transpose, scaled so that
     the first reconstructions are about as large as the activations. Given `rows` of
-    the data, latents begin along some less b_dec, drawn by the seed (as in K-SVD:
-    Aharon, Elad and Bruckstein, 2006); see `rows_wanted`. Decoder rows that are free
+    the data, latents begin along these less b_dec, in an order of the seed's (as in
+    K-SVD: Aharon, Elad and Bruckstein, 2006). Decoder rows that are free
     begin short, and the encoder as their transpose (Conerly et al., Anthropic, April
     2024, "Update on how we train SAEs"): so they soon turn where they are wanted.
     b_dec has the width of what is reconstructed. A transcoder's encoder is random for
     itself, and its skip zero.
     """
-    digest = hashlib.sha256(f"{config.seed}/sae".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator = _generator(config, "sae")
     random = torch.randn(config.d_sae, len(b_dec), generator=generator)
     if not config.decoder_bias:
         b_dec = torch.zeros_like(b_dec)
     W_enc = W_dec = functional.normalize(random, dim=1)
     scale = _encoder_scale(config.d_sae, len(b_dec), kind.kept_square)
-    if rows is not None:
+    if rows is not None and len(rows) > 0:
         W_enc = W_dec = _along(rows - b_dec, W_dec, generator)
         scale *= _SCALE_AS_ROWS
     added = kind.added_weights
@@ -158,12 +163,17 @@ def terms(
     return Terms(loss, fvu, found)
 
 
+def _generator(config: SAEConfig, purpose: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{config.seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
 def _along(
     rows: Float[Tensor, "num d_out"],
     random: Float[Tensor, "d_sae d_out"],
     generator: torch.Generator,
 ) -> Float[Tensor, "d_sae d_out"]:
-    """Return unit directions near rows, each drawn once before any is drawn again."""
+    """Return unit directions near rows, each taken once before any is taken again."""
     drawn = torch.randperm(len(rows), generator=generator)
     drawn = drawn.repeat(-(-len(random) // len(drawn)))[: len(random)]
     mixed = _ROW_SHARE * functional.normalize(rows[drawn], dim=1)

@@ -43,8 +43,8 @@ class Member:
     centred by the constant centre of x, not by b_dec; on export both scales and that
     centre are folded into the weights.
 
-    Where the kind has it so, latents begin as some of the `first_rows` of the
-    activations, in their own units: of so many as `objective.rows_wanted` says.
+    Latents begin as `rows` of the activations, in their own units, if there are any:
+    those that `objective.rows_to_begin_as` names.
 
     Of a joint hook x is the hooks' rows side by side; its start says how wide each is,
     which only a penalty by decoder norms asks for.
@@ -60,7 +60,7 @@ class Member:
         key: str,
         device: str | torch.device,
         target_start: Start | None = None,
-        first_rows: Float[Tensor, "num d_in"] | None = None,
+        rows: Float[Tensor, "num d_in"] | None = None,
         held_out_rows: Float[Tensor, "rows d_in"] | None = None,
         held_out_target: Float[Tensor, "rows d_out"] | None = None,
         gamma: Float[Tensor, "d_out"] | None = None,
@@ -104,7 +104,7 @@ class Member:
             self.kind,
             d_in=start.d_in,
             b_dec=target.scaled_center,
-            rows=self._rows_to_begin_as(first_rows),
+            rows=None if rows is None else rows.cpu().float() * start.scale,
             variance=target.scaled_variance,
             num_steps=num_steps,
             device=self._device,
@@ -262,12 +262,6 @@ class Member:
         """
         weights = self._optimizer.exported()
         return self._sae({name: w.cpu().clone() for name, w in weights.items()})
-
-    def _rows_to_begin_as(self, rows: Tensor | None) -> Tensor | None:
-        wanted = objective.rows_wanted(self.config, self.kind)
-        if rows is None or wanted == 0:
-            return None
-        return rows[:wanted].to("cpu", torch.float32) * self._start.scale
 
     def _sae(self, weights: Weights) -> SAE:
         return exporting.sae(

@@ -4,7 +4,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from benchmarks.trainers.serving import Contest, serve
-from trilemma import allocation
+from trilemma import allocation, objective
 from trilemma.config.saes import SAEConfig
 from trilemma.config.training import Training
 from trilemma.start import Start
@@ -24,8 +24,9 @@ class Ours:
             penalty = {"relu": "l1_coefficient", "jumprelu": "l0_coefficient"}
             settings[penalty[contest.kind]] = contest.coefficient
             settings["sparsity_warmup_fraction"] = warmup_fraction
+        config: SAEConfig = TypeAdapter(SAEConfig).validate_python(settings)
         self._member = Member(
-            TypeAdapter(SAEConfig).validate_python(settings),
+            config,
             Training(
                 batch_tokens=contest.batch,
                 precision="bfloat16",
@@ -33,7 +34,7 @@ class Ours:
                 decay_fraction=1 - warmup_fraction,
             ),
             start=Start(contest.d_in, rows.mean(0), mean_squared_norm),
-            first_rows=rows,
+            rows=rows[objective.rows_to_begin_as(config, len(rows))],
             num_steps=contest.steps,
             key="benchmark",
             device=contest.device,

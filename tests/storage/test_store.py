@@ -209,6 +209,17 @@ def test_first_rows_are_the_first_that_are_not_masked(tmp_path, num):
     assert torch.equal(store.first_rows(HOOK, num), kept[:num].float())
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_rows_are_found_by_their_places_among_those_that_are_not_masked(
+    tmp_path, share
+):
+    store = Store.open(stores.make(open_place(tmp_path), stores.layout("bfloat16")))
+    kept = torch.cat([store.chunk(HOOK, i) for i in range(store.num_chunks)])
+    places = np.flatnonzero(np.random.default_rng(0).random(len(kept)) < share)
+    assert store.num_chunks > 2
+    assert torch.equal(store.rows_at(HOOK, places), kept[places].float())
+
+
 def test_read_gives_masked_rows_too_and_the_mask_tells_which_count(tmp_path):
     store = Store.open(stores.make(open_place(tmp_path), RAW))
     x, mask = store.read(HOOK, 0, store.num_tokens), store.mask(0, store.num_tokens)

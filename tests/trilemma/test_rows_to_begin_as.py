@@ -5,18 +5,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.trilemma.kinds.samples import CONFIGS, D_IN, D_SAE, SHARED, rows, start_of
-from trilemma import kinds, objective
 from trilemma.config.saes import SAEConfig
 from trilemma.kinds.kind import Weights
+from trilemma.objective import rows_to_begin_as
 from trilemma.training import Member
 
 AS_ROWS = ("topk", "batchtopk", "matryoshka")
 OFFSET = 2.0
 
 
-def begun(
-    config: SAEConfig, first_rows: Tensor | None, target: Tensor | None = None
-) -> Weights:
+def begun(config: SAEConfig, x: Tensor | None, target: Tensor | None = None) -> Weights:
     """Return the weights of a member before its first step; its data has a mean."""
     member = Member(
         config,
@@ -26,7 +24,7 @@ def begun(
         num_steps=10,
         key="one",
         device="cpu",
-        first_rows=first_rows,
+        rows=None if x is None else x[rows_to_begin_as(config, len(x))],
     )
     return {name: weight.detach() for name, weight in member.weights.items()}
 
@@ -66,30 +64,35 @@ def test_other_kinds_begin_at_random_whatever_rows_there_are() -> None:
 def test_a_transcoder_begins_at_random_whatever_rows_there_are() -> None:
     config = CONFIGS["topk"].model_copy(update={"target_hook": "later"})
     target = torch.randn(8 * D_SAE, D_IN, generator=torch.Generator().manual_seed(3))
-    assert objective.rows_wanted(config, kinds.make(config)) == 0
+    assert len(rows_to_begin_as(config, 1000)) == 0
     assert are_equal(begun(config, data(), target), begun(config, None, target))
 
 
-def test_an_sae_begins_alike_however_many_rows_are_given_beyond_those_wanted() -> None:
-    config = CONFIGS["topk"]
-    wanted = objective.rows_wanted(config, kinds.make(config))
-    assert D_SAE < wanted < len(data())
-    assert are_equal(begun(config, data()[:wanted]), begun(config, data()))
+def test_each_latent_has_a_row_of_its_own_from_the_first_sixteen_for_each() -> None:
+    found = rows_to_begin_as(CONFIGS["topk"], 10**6)
+    assert len(found) == D_SAE
+    assert (found.diff() > 0).all()
+    assert 8 * D_SAE < found.max() < 16 * D_SAE
+
+
+def test_few_rows_are_all_taken() -> None:
+    few = D_SAE // 2
+    assert torch.equal(rows_to_begin_as(CONFIGS["topk"], few), torch.arange(few))
+
+
+def test_seeds_have_a_sixteenth_of_their_rows_in_common() -> None:
+    configs = [
+        CONFIGS["topk"].model_copy(update={"d_sae": 1600, "seed": seed})
+        for seed in range(2)
+    ]
+    first, second = (set(rows_to_begin_as(c, 10**6).tolist()) for c in configs)
+    assert 50 < len(first & second) < 150
 
 
 def test_latents_that_begin_as_one_row_differ() -> None:
     weights = begun(CONFIGS["topk"], data(1))
     similar = weights["W_dec"] @ weights["W_dec"].t()
     assert similar.triu(1).max() < 1 - 1e-5
-
-
-def test_seeds_begin_as_other_rows() -> None:
-    x, other = data(), CONFIGS["topk"].model_copy(update={"seed": 1})
-    first, second = (
-        cosines(begun(config, x), x - x.mean(0)).argmax(1)
-        for config in (CONFIGS["topk"], other)
-    )
-    assert not torch.equal(first.sort().values, second.sort().values)
 
 
 def test_bfloat16_rows_do_as_well() -> None:

@@ -118,7 +118,7 @@ class Kind:
     Of standard normal pre-activations, 0 for those not kept; a half is positive.
     """
     starts_as_rows: bool = False
-    """Whether latents begin as rows of the data; see `objective.rows_wanted`."""
+    """Whether latents begin as rows of the data; see `objective.rows_to_begin_as`."""
     penalty_of: Callable[[Tensor, int], Tensor] = lambda mean, d_in: mean
     """Gives what coefficient / d_in weighs, from the mean over all rows, and d_in."""
     coefficient: float = 0.0

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tests.trilemma.kinds.samples import CONFIGS, start_of
 from tests.trilemma.kinds.test_recovery import CHANGES
-from trilemma import joint_hook
+from trilemma import joint_hook, objective
 from trilemma.config.training import Training
 from trilemma.training import Member
 
@@ -67,16 +67,17 @@ def found(name: str) -> Found:
     starts = {hook: start_of(each) for hook, each in x.items()}
     joint = joint_hook.of_starts(starts)
     changes = {"d_sae": 32, "lr": 5e-3, "hook": tuple(x)} | CHANGES.get(name, {})
+    config, rows = CONFIGS[name].model_copy(update=changes), joint.joined(x)
     member = Member(
-        CONFIGS[name].model_copy(update=changes),
+        config,
         Training(dead_after_tokens=20_000),
         start=joint_hook.start(joint, starts),
-        first_rows=joint.joined(x),
+        rows=rows[objective.rows_to_begin_as(config, len(rows))],
         num_steps=STEPS,
         key="toy",
         device="cpu",
     )
-    for batch in joint.joined(x).split(BATCH):
+    for batch in rows.split(BATCH):
         member.step(batch)
     decoder = member.export().W_dec.detach()
     joined = joint.joined(directions)

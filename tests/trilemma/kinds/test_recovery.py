@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from tests.trilemma.kinds.samples import CONFIGS, start_of
 from tests.trilemma.kinds.transcoders import HOOKS
-from trilemma import toys
+from trilemma import objective, toys
 from trilemma.config.toys import Toy
 from trilemma.config.training import Training
 from trilemma.training import Member
@@ -44,11 +44,12 @@ def mean_max_cosine(name: str, seed: int) -> float:
     """Return how near the nearest decoder row is to a feature, over all features."""
     changes = {"d_sae": 32, "lr": 5e-3, "seed": seed} | CHANGES.get(name, {})
     x = rows(seed)
+    config = CONFIGS[name].model_copy(update=changes)
     member = Member(
-        CONFIGS[name].model_copy(update=changes),
+        config,
         Training(dead_after_tokens=20_000),
         start=start_of(x),
-        first_rows=x,
+        rows=x[objective.rows_to_begin_as(config, len(x))],
         num_steps=STEPS,
         key="toy",
         device="cpu",
