@@ -24,7 +24,8 @@ from trilemma.metrics.streaming import Batch
 from trilemma.metrics.sums import add_at
 
 METRIC_VERSION = 1
-# Share of the squared sum that pairs must have: below it there are only roundings.
+# Share of the squares before scaling that pairs must have: below it there are only
+# roundings, as of a latent that is equally strong on every row.
 _LEAST_PAIRS = 1e-9
 _PENDING_ROWS = 4096
 
@@ -113,7 +114,8 @@ class MonoScore:
         u = u - low * n
         pairs = u.square() - v
         score = (w.square().sum(1) - same) / pairs
-        score = score.where(pairs > _LEAST_PAIRS * u.square(), torch.nan)
+        least = _LEAST_PAIRS * (u.square() + n * low.square())
+        score = score.where(pairs > least, torch.nan)
         base_rate = None
         if n > 1:
             base_rate = float((all_rows.square().sum() - all_norms) / (n * (n - 1)))

@@ -94,6 +94,9 @@ def test_scale_and_order_of_latents_do_not_matter(
         pytest.param(torch.zeros(300), id="dead"),
         pytest.param(torch.arange(300) == 7, id="one row"),
         pytest.param(torch.full((300,), 2.0), id="all equal"),
+        # Sums of a tenth are rounded, where those of two are not.
+        pytest.param(torch.full((300,), 0.1), id="all equal to a tenth"),
+        pytest.param(torch.full((300,), 1e3 / 3), id="all equal and large"),
     ],
 )
 def test_a_latent_without_pairs_has_no_score(
