@@ -119,6 +119,19 @@ def test_a_code_that_never_fires_has_no_means(labels: Tensor) -> None:
     assert all(interval == (None, None, None) for interval in means[:-1])
 
 
+def test_deals_that_all_agree_leave_no_distance_from_chance(strength: Tensor) -> None:
+    """With a label for each row every deal is as mixed, up to rounding."""
+    acts = torch.zeros(NUM_ROWS, 1)
+    acts[: strata.LEAST_FIRINGS, 0] = strength[: strata.LEAST_FIRINGS]
+    columns, means = strata.strata(
+        sampled(acts), np.arange(NUM_ROWS), num_labels=NUM_ROWS, d_sae=1, seed=1
+    )
+    assert np.isnan(columns.poly_z).all()
+    found = strata.scalars(means, num_blocks=NUM_BLOCKS, seed=1)
+    assert found["poly_z"].reason == "all deals of labels by chance agree"
+    assert found["polysemanticity_strata"].value is not None
+
+
 def test_one_document_leaves_means_without_intervals(labels: Tensor) -> None:
     found = sampled(torch.ones(NUM_ROWS, 1))
     one = found._replace(block=np.zeros_like(found.block))
