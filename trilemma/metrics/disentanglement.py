@@ -29,7 +29,7 @@ class LatentFacts(NamedTuple):
     of the feature that has the larger."""
     disentanglement: Float64[np.ndarray, " d_sae"]
     """1 less the entropy of its shares of mutual information over the features, in
-    units of the largest that there is."""
+    units of the largest that there is; NaN too where it tells nothing of any."""
 
 
 def latent_facts(counts: Counts) -> LatentFacts:
@@ -110,10 +110,13 @@ def _gap(
 def _concentration(
     importance: Float64[np.ndarray, "one other"],
 ) -> Float64[np.ndarray, " one"]:
-    """Return 1 less the entropy of each row's shares, in units of the largest."""
+    """Return 1 less the entropy of each row's shares, in units of the largest.
+
+    NaN for a row of zeros, which has no shares.
+    """
     num = importance.shape[1]
     total = importance.sum(1, keepdims=True)
-    share = importance / np.where(total > 0, total, 1.0)
+    share = importance / np.where(total > 0, total, np.nan)
     entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(1)
     concentration: Float64[np.ndarray, " one"] = 1 - entropy / max(np.log(num), 1e-300)
     return concentration

@@ -105,6 +105,16 @@ def test_nothing_is_said_where_nothing_fires() -> None:
     assert all(np.isnan(value) for value in disentanglement.means(counts).values())
 
 
+def test_a_latent_that_always_fires_tells_no_feature_from_another() -> None:
+    present = independent()
+    always = np.ones((len(present), 1), dtype=bool)
+    counts = counted(np.concatenate([always, present], axis=1), present)
+    facts = disentanglement.latent_facts(counts)
+    assert facts.mig[0] == 0
+    assert np.isnan(facts.disentanglement[0])
+    assert disentanglement.means(counts)["disentanglement"] == pytest.approx(1)
+
+
 def test_a_toy_of_one_feature_has_no_gap_between_features() -> None:
     present = np.array([[True], [False], [True], [False]])
     found = disentanglement.means(counted(present, present))
