@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float64
 from trilemma.metrics import intervals
 from trilemma.metrics.parts import Estimate
 
+_LEAST = 1e-300
+"""Stands for a reference of zero, where no SAE costs anything: all are at its best."""
+
 
 class Dominance(NamedTuple):
     """How often each SAE of a family is no worse than another on every axis."""
@@ -75,7 +78,7 @@ def hypervolume(
     All three axes are costs of at least zero; an SAE beyond the reference on any adds
     nothing (Zitzler and Thiele 1998). The volume is summed in slabs of the third axis.
     """
-    points = np.minimum(np.maximum(draws / reference, 0.0), 1.0)
+    points = np.clip(draws / np.maximum(reference, _LEAST), 0.0, 1.0)
     depth_order = points[:, :, 2].argsort(1)
     points = np.take_along_axis(points, depth_order[:, :, None], axis=1)
     depth = np.concatenate([points[:, :, 2], np.ones_like(points[:, :1, 2])], axis=1)

@@ -104,6 +104,12 @@ def test_a_point_beyond_the_reference_adds_nothing() -> None:
     assert pareto.hypervolume(points, reference=np.ones(3)) == pytest.approx(0.125)
 
 
+def test_an_axis_on_which_nothing_costs_anything_narrows_no_box() -> None:
+    points = np.array([[[0.0, 0.5, 0.5], [0.0, 0.2, 0.9]], [[0.0, 1, 1], [0.1, 0, 0]]])
+    found = pareto.hypervolume(points, reference=np.array([0.0, 1, 1]))
+    assert found == pytest.approx([0.5 * 0.5 + 0.3 * 0.1, 0])
+
+
 def test_volumes_agree_with_counting_points_of_the_box() -> None:
     generator = np.random.default_rng(0)
     points = generator.random((1, 7, 3))
