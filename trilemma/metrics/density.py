@@ -5,7 +5,7 @@ from jaxtyping import Int64
 
 from trilemma.config.stages import Evaluation
 from trilemma.metrics import ratios
-from trilemma.metrics.intervals import NOT_NEGATIVE, SHARE
+from trilemma.metrics.intervals import SHARE, Bounds
 from trilemma.metrics.ratios import Ratio
 from trilemma.metrics.scalar import Scalar
 from trilemma.metrics.tally import Tally
@@ -30,7 +30,7 @@ def scalars(tally: Tally, config: Evaluation) -> dict[str, Scalar]:
                 "latents/token",
                 "mean of nonzero latents",
                 none,
-                NOT_NEGATIVE,
+                Bounds(0.0, d_sae),
             ),
             "density": Ratio(
                 firings, tokens * d_sae, "1", "mean over all latents", none, SHARE

@@ -33,6 +33,15 @@ def test_l0_and_its_quantiles_over_tokens() -> None:
     assert found["l0_p95"].value == 15
 
 
+def test_no_interval_of_l0_passes_the_number_of_latents() -> None:
+    """Else bits of a support of more latents than there are would be made up."""
+    acts = torch.ones(100, 4)
+    acts[:20, 3] = 0  # one document of five is unlike the others
+    found = measure(acts)["l0"]
+    assert found.value == pytest.approx(3.8)
+    assert found.ci_high == 4
+
+
 def test_densities_and_their_quantiles_over_live_latents() -> None:
     found = measure(staircase())
     assert found["density"].value == pytest.approx(sum(range(21)) / 2100)
