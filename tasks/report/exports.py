@@ -31,7 +31,7 @@ _FAMILY = pa.schema(
         ("reason", pa.string()),
     ]
 )
-_INTEGERS = ("latent", "num_fired", "best_feature")
+_INTEGERS = ("latent", "num_fired")
 _STRINGS = ("member", "state", "explanation")
 
 

@@ -187,7 +187,9 @@ def columns(
         columns |= {
             "participation": measured.matches.participation,
             "best_feature": best,
-            "best_cosine": measured.matches.cosine[np.arange(len(best)), best],
+            "best_cosine": np.where(
+                np.isnan(best), np.nan, measured.matches.cosine.max(1)
+            ),
         }
     return columns
 

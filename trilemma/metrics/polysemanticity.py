@@ -42,9 +42,9 @@ class Matches(NamedTuple):
 
     participation: Float64[np.ndarray, " d_sae"]
     """Effective number of features in each direction; 1 is monosemantic. NaN where it
-    has no length."""
-    best_feature: Int64[np.ndarray, " d_sae"]
-    """Feature of the largest absolute cosine with each direction."""
+    has no length, or none along any feature."""
+    best_feature: Float64[np.ndarray, " d_sae"]
+    """Feature of the largest absolute cosine with each direction; NaN as above."""
     cosine: Float64[np.ndarray, "d_sae num_features"]
     """Absolute cosine of each direction with each feature."""
 
@@ -187,6 +187,6 @@ def matches(
     cosine = np.abs(D @ V.T)
     return Matches(
         participation=1 / np.where(squares > 0, squares, np.nan),
-        best_feature=cosine.argmax(1).astype(np.int64),
+        best_feature=np.where(squares > 0, cosine.argmax(1), np.nan),
         cosine=cosine,
     )

@@ -89,7 +89,8 @@ def test_a_decoder_row_of_zero_length_mixes_no_features(
     found = measure(sae, config, rows, features=features)
     assert_sound(found)
     assert value(found, "polysemanticity") == pytest.approx(2, abs=1e-3)
-    assert np.isnan(found.latents["participation"][0])
+    for name in ("participation", "best_feature", "best_cosine"):
+        assert np.isnan(found.latents[name]).tolist() == [True] + 15 * [False], name
     sae.W_dec[:] = 0
     nothing = measure(sae, config, rows, features=features).metrics["polysemanticity"]
     assert nothing.value is None

@@ -170,3 +170,4 @@ def test_a_direction_of_zero_length_matches_nothing() -> None:
     found = polysemanticity.matches(torch.zeros(1, 3), torch.eye(3))
     assert found.cosine.max() == 0
     assert np.isnan(found.participation).all()
+    assert np.isnan(found.best_feature).all()
