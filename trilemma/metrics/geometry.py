@@ -21,7 +21,8 @@ _BLOCK_COSINES = 1 << 24
 class Geometry(NamedTuple):
     """How the directions of live latents lie; a dead latent's are what training left.
 
-    Columns are NaN for other latents, numbers None where there is no pair of latents.
+    Columns are NaN for other latents and where a direction has no length, numbers None
+    where there is no pair of directions.
     """
 
     dict_cos: Float64[np.ndarray, " d_sae"]
@@ -50,6 +51,7 @@ def geometry(
     All pairs are taken, a block of rows at a time, so memory does not grow with the
     square of d_sae. Sums are in float64.
     """
+    is_live = is_live & (W_dec != 0).any(1).cpu().numpy()
     live = torch.from_numpy(np.flatnonzero(is_live)).to(W_dec.device)
     decoder = functional.normalize(W_dec[live].float(), dim=1)
     num = len(live)
@@ -70,7 +72,8 @@ def geometry(
     if W_enc is not None:
         encoder = functional.normalize(W_enc.T[live].float(), dim=1)
         enc_dec_cos = np.full(len(is_live), np.nan)
-        enc_dec_cos[is_live] = (encoder * decoder).sum(1).double().cpu().numpy()
+        cosine = (encoder * decoder).sum(1).where((encoder != 0).any(1), torch.nan)
+        enc_dec_cos[is_live] = cosine.double().cpu().numpy()
     if num <= 1:
         return Geometry(dict_cos, enc_dec_cos, None, None, None, None, num)
     dict_cos[is_live] = nearest.double().cpu().numpy()
@@ -100,7 +103,7 @@ def scalars(found: Geometry) -> dict[str, Scalar]:
             n=found.num_latents,
             method=f"exact; decoder rows of live latents: {method}",
             version=METRIC_VERSION,
-            reason="fewer than two latents fired",
+            reason="fewer than two latents that fired have a decoder row",
         )
         for name, (value, method) in exact.items()
     }
@@ -109,6 +112,6 @@ def scalars(found: Geometry) -> dict[str, Scalar]:
             found.enc_dec_cos,
             method="exact; cosine of a latent's encoder and decoder",
             version=METRIC_VERSION,
-            reason="no latent fired",
+            reason="no latent that fired has an encoder and a decoder row",
         )
     return metrics

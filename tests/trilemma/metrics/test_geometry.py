@@ -65,6 +65,17 @@ def test_latents_that_are_not_live_do_not_count(directions: Tensor) -> None:
     assert found.c_dec == of(directions[:-1]).c_dec
 
 
+def test_a_direction_without_length_has_no_cosine(directions: Tensor) -> None:
+    encoder, decoder = directions.T.clone(), directions.clone()
+    encoder[:, 0], decoder[1] = 0, 0
+    found = of(decoder, W_enc=encoder)
+    assert found.enc_dec_cos is not None
+    assert np.flatnonzero(np.isnan(found.enc_dec_cos)).tolist() == [0, 1]
+    assert np.flatnonzero(np.isnan(found.dict_cos)).tolist() == [1]
+    kept = torch.cat([directions[:1], directions[2:]])
+    assert found.c_dec == pytest.approx(of(kept).c_dec)
+
+
 def test_encoder_and_decoder_are_compared_latent_by_latent(directions: Tensor) -> None:
     encoder = directions.T.clone() * 3
     encoder[:, 1] *= -1

@@ -171,7 +171,10 @@ def test_one_live_latent_has_all_but_what_needs_two(
 ) -> None:
     metrics = found(acts * (torch.arange(D_SAE) == 5), tokens).metrics
     assert set(metrics) - defined(metrics) == GEOMETRY
-    assert metrics["c_dec"].reason == "fewer than two latents fired"
+    assert (
+        metrics["c_dec"].reason
+        == "fewer than two latents that fired have a decoder row"
+    )
 
 
 def test_equal_activations_have_no_pairs_and_no_silence(
