@@ -97,6 +97,7 @@ def scalars(
     varying = _LEAST_SPREAD * float(norm.sum())
     at_most_1 = Bounds(high=1.0)
     zero, none = "the held-out activations are all zero", "no token was counted"
+    have_directions = norm.any() and sums.squared_norm_hat.any()
     found = {
         "fvu": Ratio(
             error,
@@ -134,10 +135,10 @@ def scalars(
         ),
         "cos": Ratio(
             sums.cosine,
-            tokens,
+            tokens * have_directions,
             "1",
             "mean cosine of x and x_hat",
-            none,
+            "x, or x_hat, is zero on every token",
             Bounds(-1.0, 1.0),
         ),
         "gamma": Ratio(

@@ -63,12 +63,12 @@ def of_known_features(
         "activated_features": answers,
         "cofiring_features": cofiring,
     }
-    if width is None:
+    norms = sae.W_dec.detach().double().norm(dim=1).cpu().numpy()
+    if width is None or not (norms[live] > 0).any():
         return Told(metrics, {}, columns, {}, {})
     k = math.ceil(l0)
     details: dict[str, float] = {"monosemantic_k": k}
     # One step in activation space, whatever the norms of the decoder's rows.
-    norms = sae.W_dec.detach().double().norm(dim=1).cpu().numpy()
     step = width * math.sqrt(np.average(norms**2, weights=num_fired))
     control = bench.monosemantic_control(
         known.toy, k=k, width=step, device=sae.W_dec.device

@@ -6,15 +6,19 @@ import torch
 from torch import Tensor
 
 from tests.trilemma.evaluation.samples import (
+    CTX,
     Linear,
     assert_sound,
+    known,
     measure,
     prepare,
     tied,
     tiny_lm,
     value,
 )
+from trilemma import toys
 from trilemma.config.stages import Evaluation
+from trilemma.config.toys import Toy
 from trilemma.sequences import Sequences
 
 
@@ -95,6 +99,17 @@ def test_a_decoder_row_of_zero_length_mixes_no_features(
     nothing = measure(sae, config, rows, features=features).metrics["polysemanticity"]
     assert nothing.value is None
     assert nothing.reason == "every latent that fired has a decoder row of zero length"
+
+
+def test_a_decoder_of_zeros_has_no_monosemantic_control(config: Evaluation) -> None:
+    """There is no step in activation space that its bin width would stand for."""
+    toy = Toy(num_features=16, d_in=16, ctx=CTX)
+    sae = tied(toys.features(toy))
+    sae.W_dec = torch.zeros_like(sae.W_dec)
+    found = known(sae, config, toy)
+    assert_sound(found)
+    assert list(found.controls) == ["pca"]
+    assert found.metrics["cos"].value is None
 
 
 def one_live_latent() -> Linear:

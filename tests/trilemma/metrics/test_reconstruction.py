@@ -129,11 +129,13 @@ def test_equal_rows_leave_shares_of_variance_undefined_and_say_so() -> None:
     assert found["mse"].value == pytest.approx(3e-4, rel=1e-4)
 
 
-def test_a_reconstruction_of_nothing_has_no_gamma() -> None:
+def test_a_reconstruction_of_nothing_has_no_gamma_and_no_cosine() -> None:
     x = normal(50, 3)
     found = measure(x, torch.zeros_like(x))
     assert found["gamma"].value is None
     assert found["gamma"].reason == "the sum of x . x_hat is not above zero"
+    assert found["cos"].value is None
+    assert found["cos"].reason == "x, or x_hat, is zero on every token"
     assert found["ev_uncentred"].value == 0
 
 
