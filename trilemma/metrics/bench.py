@@ -74,13 +74,14 @@ class Bench:
         if self.features is not None:
             matches = polysemanticity.matches(coder.W_dec, self.features)
             score = matches.participation
-        errors, tally = self._sweep(
+        errors = Reconstruction(self.baseline, device=coder.W_dec.device)
+        tally = sweep(
             coder,
-            Wanted(config.rate_tokens, null_seed=config.seed, score=score),
-            measures,
-            reads=reads,
+            self.baseline,
+            self.baseline.rows(self.eval_batches(), reads and reads()),
+            wanted=Wanted(config.rate_tokens, null_seed=config.seed, score=score),
+            measures=[errors, *measures],
         )
-        assert tally.sample is not None
         latents = tally.latents
         shared = polysemanticity.sharing(
             mass=latents.mass,
@@ -141,27 +142,10 @@ class Bench:
     def frozen_random_control(
         self, control: Autoencoder, *, k: int
     ) -> dict[str, Scalar]:
-        """Return how well the k strongest of the control's latents reconstruct."""
-        errors, tally = self._sweep(
-            Strongest(control, k), Wanted(rate_rows=None, null_seed=None, score=None)
-        )
-        fvu = reconstruction.scalars(*errors.sums(), self.config)["fvu"]
-        return {"fvu": fvu, "l0": density.scalars(tally, self.config)["l0"]}
-
-    def _sweep(
-        self,
-        coder: Coder,
-        wanted: Wanted,
-        measures: Sequence[Measure] = (),
-        *,
-        reads: Batches | None = None,
-    ) -> tuple[Reconstruction, Tally]:
-        """Return what one pass adds up: errors, and all that the tally has."""
-        rows = self.baseline.rows(self.eval_batches(), reads and reads())
-        errors = Reconstruction(self.baseline, device=coder.W_dec.device)
-        measures = [errors, *measures]
-        tally = sweep(coder, self.baseline, rows, wanted=wanted, measures=measures)
-        return errors, tally
+        """Return what the k strongest of the control's latents score."""
+        measured = self.measure(Strongest(control, k))
+        kept = ("fvu", "l0", "polysemanticity")
+        return {key: measured.metrics[key] for key in kept}
 
 
 def columns(

@@ -40,7 +40,7 @@ class LatentSums(NamedTuple):
     max_acts: Float64[np.ndarray, " d_sae"]
     """Largest absolute activation; 0 for a silent latent."""
     mass: Float64[np.ndarray, "block d_sae label"]
-    """Absolute activation over labels; no labels where none were asked for."""
+    """Absolute activation over labels."""
     null_mass: Float64[np.ndarray, "permutation d_sae label"]
     """The same over permuted labels."""
 
@@ -56,10 +56,10 @@ class Sample(NamedTuple):
 class Wanted:
     """What a pass collects beside the sums that every pass collects."""
 
-    rate_rows: int | None
-    """Keep the codes of this many first rows; None keeps none."""
-    null_seed: int | None
-    """Sum the mass over labels, the null's permuted by this seed; None does not."""
+    rate_rows: int
+    """Keep the codes of this many first rows."""
+    null_seed: int
+    """Permute the labels of the null by this seed."""
     score: Float64[np.ndarray, " d_sae"] | None
     """A number for each latent, to be summed over firings; NaN where it has none."""
 
@@ -72,7 +72,7 @@ class Tally:
     latents: LatentSums
     num_with_l0: Int64[np.ndarray, " l0"]
     """Tokens on which none, one, two, ... latents fire; d_sae + 1 entries."""
-    sample: Sample | None
+    sample: Sample
 
 
 def sweep(
@@ -101,25 +101,19 @@ class _Tallying:
         d_sae = len(coder.W_dec)
         device = coder.W_dec.device
         self._sums = _Sums(baseline, d_sae=d_sae, device=device, wanted=wanted)
-        self._sampler = None
-        if wanted.rate_rows is not None:
-            num_rows = min(wanted.rate_rows, baseline.num_tokens)
-            self._sampler = _Sampler(
-                num_rows, d_sae=d_sae, mean=baseline.mean.to(device)
-            )
+        num_rows = min(wanted.rate_rows, baseline.num_tokens)
+        self._sampler = _Sampler(num_rows, d_sae=d_sae, mean=baseline.mean.to(device))
 
     def add(self, batch: Batch) -> None:
         self._sums.add(batch)
-        if self._sampler is not None:
-            self._sampler.add(batch)
+        self._sampler.add(batch)
 
     def tally(self) -> Tally:
-        sample = None if self._sampler is None else self._sampler.sample()
         return Tally(
             self._sums.documents(),
             self._sums.latents(),
             self._sums.num_with_l0.cpu().numpy(),
-            sample,
+            self._sampler.sample(),
         )
 
 
@@ -134,12 +128,10 @@ class _Sums:
             score = torch.from_numpy(wanted.score)
             counts = score.isfinite().double()
             self.score = torch.stack([score.nan_to_num(), counts], dim=1).to(device)
-        self.num_labels = 0 if wanted.null_seed is None else baseline.num_labels
-        self.labels = None
-        if wanted.null_seed is not None:
-            null = baseline.permuted_labels(seed=wanted.null_seed)
-            own = baseline.labels.numpy().astype(null.dtype)
-            self.labels = torch.from_numpy(np.stack([own, *null])).to(device)
+        self.num_labels = baseline.num_labels
+        null = baseline.permuted_labels(seed=wanted.null_seed)
+        own = baseline.labels.numpy().astype(null.dtype)
+        self.labels = torch.from_numpy(np.stack([own, *null])).to(device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -166,12 +158,11 @@ class _Sums:
         add_at(self.num_fired, place, torch.ones_like(place))
         add_at(self.sum_acts, latent, size)
         self.max_acts.scatter_reduce_(0, latent, size, "amax")
-        if self.labels is not None:
-            label, *null = self.labels[:, batch.position][:, batch.row].long()
-            add_at(self.mass, place * self.num_labels + label, size)
-            for index, dealt in enumerate(null):
-                here = (index * d_sae + latent) * self.num_labels + dealt
-                add_at(self.null_mass, here, size)
+        label, *null = self.labels[:, batch.position][:, batch.row].long()
+        add_at(self.mass, place * self.num_labels + label, size)
+        for index, dealt in enumerate(null):
+            here = (index * d_sae + latent) * self.num_labels + dealt
+            add_at(self.null_mass, here, size)
 
     def documents(self) -> DocumentSums:
         return DocumentSums(*self.of_documents.t().cpu().numpy())

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.trilemma.evaluation.samples import measure, tied, value
 from trilemma.config.stages import Evaluation
@@ -62,3 +62,12 @@ def test_the_frozen_random_control_fires_as_often_as_the_sae(
     l0 = found.controls["frozen_random"]["l0"].value
     assert found.details["frozen_random_k"] == np.ceil(value(found, "l0")) == 1
     assert l0 is not None and l0 <= 1
+
+
+def test_the_frozen_random_control_says_how_far_it_mixes_features(
+    config: Evaluation, rows: Sequences, features: Tensor
+) -> None:
+    merged = tied(nn.functional.normalize(features[0::2] + features[1::2], dim=1))
+    found = measure(merged, config, rows, features=features)
+    mixed = found.controls["frozen_random"]["polysemanticity"].value
+    assert mixed == pytest.approx(2, abs=1e-3)

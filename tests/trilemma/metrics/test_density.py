@@ -15,7 +15,7 @@ def measure(acts: Tensor) -> dict[str, Scalar]:
     baseline = passes.prepared(acts)
     rows = baseline.rows(passes.batches(acts, [len(acts)]))
     coder = passes.Itself(torch.eye(acts.shape[1]))
-    wanted = Wanted(rate_rows=None, null_seed=None, score=None)
+    wanted = Wanted(rate_rows=1, null_seed=0, score=None)
     tally = sweep(coder, baseline, rows, wanted=wanted)
     return density.scalars(tally, passes.CONFIG)
 
