@@ -1,6 +1,6 @@
 """SAEs against each other and against their controls: frontier, marks and verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -8,6 +8,8 @@ from tasks.report.records import MemberReport, Report
 from trilemma.metrics.scalar import Scalar
 
 AXES = ("rate_bits", "fvu", "polysemanticity")
+CONTROLLED = ("fvu", "polysemanticity")
+"""Metrics in which an SAE should be lower than its controls."""
 
 
 class Subject(NamedTuple):
@@ -18,8 +20,8 @@ class Subject(NamedTuple):
     """What it is, in a few words."""
     is_control: bool
     metrics: Mapping[str, Scalar]
-    marks: tuple[str, ...]
-    """What a control takes from this SAE's fvu; see `marks`."""
+    marks: Mapping[str, tuple[str, ...]]
+    """What controls take from this SAE's numbers; see `marks`."""
     dominated_by: str | None
     """An SAE of the same target that is no worse on all three axes and better on one;
     None if there is none, or if an axis was not measured."""
@@ -55,7 +57,7 @@ def subjects(report: Report) -> list[Subject]:
                 note="control: decoder never trained" if member.is_control else "",
                 is_control=member.is_control,
                 metrics=scalars,
-                marks=() if member.is_control else marks(member),
+                marks={} if member.is_control else marks(member),
                 dominated_by=dominator,
                 is_on_frontier=not member.is_control
                 and dominator is None
@@ -71,7 +73,7 @@ def subjects(report: Report) -> list[Subject]:
                     note=f"control: at the rate of {reference.name}",
                     is_control=True,
                     metrics=reference.control("pca"),
-                    marks=(),
+                    marks={},
                     dominated_by=None,
                     is_on_frontier=False,
                 )
@@ -89,19 +91,22 @@ def best(members: Sequence[MemberReport]) -> MemberReport | None:
     return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
 
-def marks(member: MemberReport) -> tuple[str, ...]:
-    """Return which controls reach an fvu as low as this SAE's on equal terms."""
-    fvu = member.scalars().get("fvu")
-    pca = verdict(fvu, member.control("pca").get("fvu"))
-    random = verdict(fvu, member.control("frozen_random").get("fvu"))
-    found = []
+def marks(member: MemberReport) -> dict[str, tuple[str, ...]]:
+    """Return, by metric, which controls are as low as this SAE on equal terms."""
+    return {metric: tuple(_marks(member, metric)) for metric in CONTROLLED}
+
+
+def _marks(member: MemberReport, metric: str) -> Iterator[str]:
+    pca, random = (
+        verdict(member.scalars().get(metric), member.control(control).get(metric))
+        for control in ("pca", "frozen_random")
+    )
     if pca is Verdict.CONTROL_LOWER:
-        found.append("PCA wins at equal rate")
+        yield "PCA wins at equal rate"
     if pca is Verdict.LEVEL:
-        found.append("PCA as good at equal rate")
+        yield "PCA as good at equal rate"
     if random in (Verdict.CONTROL_LOWER, Verdict.LEVEL):
-        found.append("frozen-random not worse at equal l0")
-    return tuple(found)
+        yield "frozen-random not worse at equal l0"
 
 
 def verdict(sae: Scalar | None, control: Scalar | None) -> Verdict | None:

@@ -93,6 +93,7 @@ def _index(report: Report, found: Sequence[Statistics]) -> str:
             undefined=tables.undefined(subjects),
             subjects=subjects,
             controls=tables.controls(report),
+            controlled=comparison.CONTROLLED,
             splits=tables.splits(report),
             shared=tables.shared(report),
             scatters=scatters,

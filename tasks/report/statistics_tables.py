@@ -4,18 +4,11 @@ from typing import NamedTuple
 
 from tasks.report import formatting
 from tasks.report.statistics import Statistics
-from tasks.report.tables import Cell, plain
+from tasks.report.tables import Cell, Marked, plain
 from trilemma.metrics.comparison import Difference
 from trilemma.metrics.scalar import Scalar
 
 NOT_DISTINGUISHABLE = "not distinguishable"
-
-
-class Marked(NamedTuple):
-    """A cell, and the marks that stand beside it."""
-
-    cell: Cell
-    marks: tuple[str, ...]
 
 
 class Row(NamedTuple):

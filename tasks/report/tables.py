@@ -21,6 +21,13 @@ class Cell(NamedTuple):
     recipe: str
 
 
+class Marked(NamedTuple):
+    """A cell, and the marks that stand beside it."""
+
+    cell: Cell
+    marks: tuple[str, ...]
+
+
 class FamilyRow(NamedTuple):
     """One SAE or control in the family table."""
 
@@ -46,17 +53,22 @@ class UndefinedRow(NamedTuple):
     """The SAEs and controls for which that is so."""
 
 
+class Beside(NamedTuple):
+    """One number of an SAE beside that of its controls."""
+
+    own: Cell
+    pca: Marked
+    random: Marked
+
+
 class ControlRow(NamedTuple):
     """One SAE beside the controls on equal terms."""
 
     name: str
     rate: Cell
-    fvu: Cell
-    pca_fvu: Cell
-    pca_marks: tuple[str, ...]
     l0: Cell
-    random_fvu: Cell
-    random_marks: tuple[str, ...]
+    numbers: tuple[Beside, ...]
+    """In the order of `comparison.CONTROLLED`."""
     monosemantic_rate: Cell
     """Of a toy's own features at this l0; empty where they are not known."""
     monosemantic_fvu: Cell
@@ -193,19 +205,22 @@ def controls(report: Report) -> list[ControlRow]:
         if member.is_control or not member.controls:
             continue
         own = member.scalars()
-        pca = member.control("pca").get("fvu")
-        random = member.control("frozen_random").get("fvu")
         monosemantic = member.control("monosemantic")
         rows.append(
             ControlRow(
                 name=member.name,
                 rate=cell(own.get("rate_bits")),
-                fvu=cell(own.get("fvu")),
-                pca_fvu=cell(pca),
-                pca_marks=_unless_better(own.get("fvu"), pca),
                 l0=cell(own.get("l0")),
-                random_fvu=cell(random),
-                random_marks=_unless_better(own.get("fvu"), random),
+                numbers=tuple(
+                    Beside(
+                        cell(own.get(metric)),
+                        _control(own.get(metric), member.control("pca").get(metric)),
+                        _control(
+                            own.get(metric), member.control("frozen_random").get(metric)
+                        ),
+                    )
+                    for metric in comparison.CONTROLLED
+                ),
                 monosemantic_rate=cell(monosemantic.get("rate_bits")),
                 monosemantic_fvu=cell(monosemantic.get("fvu")),
                 monosemantic_pairs=tuple(
@@ -220,12 +235,12 @@ def controls(report: Report) -> list[ControlRow]:
     return rows
 
 
-def _unless_better(sae: Scalar | None, control: Scalar | None) -> tuple[str, ...]:
-    """Return the verdict's words, unless the SAE is the lower one or there is none."""
+def _control(sae: Scalar | None, control: Scalar | None) -> Marked:
+    """Return a control's cell, with the verdict unless the SAE is the lower one."""
     verdict = comparison.verdict(sae, control)
     if verdict is None or verdict is Verdict.SAE_LOWER:
-        return ()
-    return (verdict.value,)
+        return Marked(cell(control), ())
+    return Marked(cell(control), (verdict.value,))
 
 
 def shared(report: Report) -> list[SharedRow]:

@@ -159,6 +159,23 @@ def test_pca_is_marked_where_it_does_as_well(
 
 
 @pytest.mark.parametrize(
+    ("control", "mark"),
+    [
+        ("pca", "PCA as good at equal rate"),
+        ("frozen_random", "frozen-random not worse at equal l0"),
+    ],
+)
+def test_latents_no_less_mixed_than_a_controls_are_marked(
+    control: str, mark: str, tmp_path: Path
+) -> None:
+    """An fvu far below the control's says nothing of that."""
+    controls = {control: {"fvu": scalar(0.9), "polysemanticity": scalar(0.505)}}
+    page = index(report(member(fvu=0.1, controls=controls)), tmp_path)
+    found = re.findall(r'class="value">([^<]*)</span>(?:(?!<td).)*?"mark">(.*?)<', page)
+    assert found == [("0.500", mark), ("0.505", "not told apart")]
+
+
+@pytest.mark.parametrize(
     ("random", "is_marked"), [(0.2, True), (0.3, True), (0.5, False)]
 )
 def test_frozen_random_is_marked_where_it_is_not_worse(
