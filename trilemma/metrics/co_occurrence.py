@@ -73,20 +73,25 @@ def count(
     `document` is an index, whose remainder is its block, and -1 is no label. A window
     is the part of a document within `window_tokens` aligned tokens of its row.
     """
-    found: Counts | None = None
+    windows, neighbours = np.zeros((2, num_blocks, num_labels, num_labels))
+    num_windows = np.zeros(num_blocks)
     # A part of the sequences at a time, so that what is made of tokens stays small.
     for start in range(0, len(labels), _BLOCK_SEQS):
-        part = slice(start, start + _BLOCK_SEQS)
-        counts = _of_part(
-            labels[part],
-            document[part],
-            num_labels=num_labels,
-            num_blocks=num_blocks,
-            window_tokens=window_tokens,
+        label, of_token = (
+            each[start : start + _BLOCK_SEQS] for each in (labels, document)
         )
-        found = counts if found is None else Counts(*map(np.add, found, counts))
-    assert found is not None
-    return found
+        of_window, present = _windows(
+            label, of_token, num_labels=num_labels, window_tokens=window_tokens
+        )
+        for block in range(num_blocks):
+            held = present[of_window % num_blocks == block]
+            windows[block] += held.T @ held
+            num_windows[block] += len(held)
+        beside = of_token[:, 1:] == of_token[:, :-1]
+        beside &= (label[:, 1:] >= 0) & (label[:, :-1] >= 0)
+        left, right = label[:, :-1][beside], label[:, 1:][beside]
+        np.add.at(neighbours, (of_token[:, 1:][beside] % num_blocks, left, right), 1)
+    return Counts(windows, num_windows, neighbours + neighbours.transpose(0, 2, 1))
 
 
 def association(
@@ -180,34 +185,29 @@ def scalars(found: Association, config: Evaluation) -> dict[str, Scalar]:
     }
 
 
-def _of_part(
+class _Windows(NamedTuple):
+    document: Int64[np.ndarray, " window"]
+    present: Float64[np.ndarray, "window label"]
+    """1 where a window holds a label."""
+
+
+def _windows(
     labels: Shaped[np.ndarray, "seq pos"],
     document: Int64[np.ndarray, "seq pos"],
     *,
     num_labels: int,
-    num_blocks: int,
     window_tokens: int,
-) -> Counts:
+) -> _Windows:
+    """Return the windows that hold any label."""
     num_seqs, ctx = labels.shape
     position = np.arange(ctx) // window_tokens
-    place = (np.arange(num_seqs)[:, None] * ctx + position) * (1 + document.max())
-    window, which = np.unique(place + document, return_inverse=True)
-    which = which.reshape(labels.shape)
+    num_documents = 1 + document.max()
+    place = (np.arange(num_seqs)[:, None] * ctx + position) * num_documents
     counted = labels >= 0
+    window, which = np.unique((place + document)[counted], return_inverse=True)
     present = np.zeros((len(window), num_labels))
-    present[which[counted], labels[counted]] = 1
-    of_window = window % (1 + document.max()) % num_blocks
-    beside = (document[:, 1:] == document[:, :-1]) & counted[:, 1:] & counted[:, :-1]
-    left, right = labels[:, :-1][beside], labels[:, 1:][beside]
-    neighbours = np.zeros((num_blocks, num_labels, num_labels))
-    np.add.at(neighbours, (document[:, 1:][beside] % num_blocks, left, right), 1)
-    is_read = present.any(1)
-    in_block = [present[(of_window == index) & is_read] for index in range(num_blocks)]
-    return Counts(
-        windows=np.stack([part.T @ part for part in in_block]),
-        num_windows=np.array([float(len(part)) for part in in_block]),
-        neighbours=neighbours + neighbours.transpose(0, 2, 1),
-    )
+    present[which, labels[counted]] = 1
+    return _Windows(window % num_documents, present)
 
 
 def _pairs(found: Lifts) -> Bool[np.ndarray, "label label"]:
