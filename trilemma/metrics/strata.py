@@ -1,8 +1,9 @@
 """How contexts mix in a latent's strongest firings, and how far from chance they do.
 
 Weak activations are more mixed than strong ones, so each fifth of a latent's firings is
-measured apart. All numbers here rest on equally many firings of each latent, so that a
-dense latent is not mixed for being dense (what ecology calls rarefaction).
+measured apart. All numbers here rest on a hundred firings of each latent that has them,
+so that a dense latent is not mixed for being dense (what ecology calls rarefaction).
+One of fewer firings is nearer to chance for having so few.
 """
 
 from collections.abc import Callable, Sequence

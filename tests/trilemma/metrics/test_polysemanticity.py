@@ -55,6 +55,21 @@ def test_merging_two_disjoint_latents_raises_the_mean_ratio() -> None:
     assert [before, after] == pytest.approx([1 / 4, 2 / 4])
 
 
+@pytest.mark.parametrize(("num_firings", "expected"), [(1000, 0.03), (20, 0.12)])
+def test_few_firings_bring_the_ratio_nearer_to_one(
+    num_firings: int, expected: float
+) -> None:
+    """The headline depends on density, as docs/metrics.md says with these figures."""
+    num_labels, generator = 64, np.random.default_rng(0)
+    own = np.zeros(num_labels)
+    own[:2] = num_firings / 2
+    shares = np.full(num_labels, 1 / num_labels)
+    dealt = generator.multinomial(num_firings, shares, size=400)
+    null = polysemanticity.effective_number(dealt.astype(float)).mean()
+    ratio = polysemanticity.effective_number(own[None])[0] / null
+    assert ratio == pytest.approx(expected, abs=0.005)
+
+
 @pytest.mark.parametrize(
     ("mass", "expected"), [([2.0, 2, 0], 0.5), ([3.0, 1, 0], 0.75), ([0, 5.0, 0], 1)]
 )
