@@ -1,5 +1,6 @@
 """Fidelity: what the LM's predictions lose when a reconstruction is spliced in."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -167,7 +168,8 @@ def cross_entropy(
 ) -> float:
     """Return the mean cross-entropy in nats with the reconstructions spliced in.
 
-    `reads` are those of `splices`.
+    NaN where nothing is predicted from an unmasked token. `reads` are those of
+    `splices`.
     """
     beside = None if reads is None else first_seqs(reads, num_seqs, batch_seqs)
 
@@ -178,7 +180,7 @@ def cross_entropy(
     num_tokens, total = _document_sums(
         losses, first_seqs(batches, num_seqs, batch_seqs), documents, 1
     )
-    return float(total.sum() / num_tokens.sum())
+    return float(total.sum() / num_tokens.sum()) if num_tokens.any() else math.nan
 
 
 def _reconstruction(

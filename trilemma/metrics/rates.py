@@ -1,5 +1,6 @@
 """Every rate of one SAE as scalars, from the codes that a pass kept."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -53,8 +54,8 @@ def measure(
     """Return the rates of an SAE.
 
     `ce_rise` tells how far quantising at a bin width raises the cross-entropy, in
-    nats a token; None where there is no LM. `parents` are those of `tree_code`, None
-    for an SAE without structure.
+    nats a token, NaN where nothing is predicted; None where there is no LM. `parents`
+    are those of `tree_code`, None for an SAE without structure.
     """
     codes, probes = sample
     d_sae, d_in = W_dec.shape
@@ -123,15 +124,21 @@ def measure(
             f"{common}; children are coded where their parent is on",
         )
     if ce_rise is not None:
-        ce_width = width and _ce_width(ce_rise, width, codes, config)
-        if ce_width is not None:
+        ce_width, rise = width, functools.cache(ce_rise)
+        is_predicted = width is None or not math.isnan(rise(width))
+        if width is not None and is_predicted:
+            ce_width = _ce_width(rise, width, codes, config)
             details["rate_ce_bin_width"] = ce_width
-        metrics["rate_bits_ce"] = coded(
+        found = coded(
             rate.code_length(codes, rate.symbols(codes, ce_width)),
             "one bin width for all latents, the largest that raises the cross-entropy "
             f"by at most {config.rate_ce_tolerance:g} nats/token over "
             f"{config.rate_ce_seqs} sequences",
         )
+        if not is_predicted:
+            reason = "nothing is predicted from an unmasked token of these sequences"
+            found = found._replace(value=None, ci_low=None, ci_high=None, reason=reason)
+        metrics["rate_bits_ce"] = found
     return Rates(metrics, details, curve, length)
 
 

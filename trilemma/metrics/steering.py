@@ -85,6 +85,7 @@ def effects(
 def scalars(found: Effects, config: Evaluation) -> dict[str, Scalar]:
     """Return the mean effects of the steered latents, and of random directions."""
     num_latents = found.kl.shape[1]
+    reason = "no token was counted" if num_latents else "no latent fired"
     added = "its mean activation when firing added to every token"
     columns = {
         "steer_kl": (
@@ -123,7 +124,7 @@ def scalars(found: Effects, config: Evaluation) -> dict[str, Scalar]:
             "studentised document bootstrap",
             metric_version=METRIC_VERSION,
             seed=config.seed,
-            reason="no latent fired" if interval.value is None else None,
+            reason=reason if interval.value is None else None,
         )
     return scalars
 
@@ -137,8 +138,8 @@ def columns(
 ) -> dict[str, Float64[np.ndarray, " d_sae"]]:
     """Return effects per unit of activation; NaN for latents that were not steered."""
     effects = {"steer_kl": found.kl, "steer_top1_shift": found.shifted}
-    filled = {}
-    for name, sums in effects.items():
-        filled[name] = np.full(d_sae, np.nan)
-        filled[name][latents] = sums.sum(0) / found.num_tokens.sum() / strength
+    filled = {name: np.full(d_sae, np.nan) for name in effects}
+    if found.num_tokens.any():
+        for name, sums in effects.items():
+            filled[name][latents] = sums.sum(0) / found.num_tokens.sum() / strength
     return filled

@@ -140,6 +140,21 @@ def test_with_an_lm_what_is_undefined_says_why(
     assert len(found.metrics) > 90
 
 
+def test_where_the_lm_predicts_from_no_token_its_numbers_say_so(
+    config: Evaluation, text: Sequences
+) -> None:
+    """What counts are the last tokens alone, after which nothing is predicted."""
+    text.mask[:, :-1] = 1
+    found = measure(tied(torch.eye(16)), config, text, lm=tiny_lm())
+    assert_sound(found)
+    for name in ("ce_sae", "kl", "delta_ce", "steer_kl", "steer_top1_shift"):
+        assert found.metrics[name].reason == "no token was counted", name
+    reason = "nothing is predicted from an unmasked token of these sequences"
+    assert found.metrics["rate_bits_ce"].reason == reason
+    assert "rate_ce_bin_width" not in found.details
+    assert np.isnan(found.latents["steer_kl"]).all()
+
+
 def test_held_out_rows_that_are_all_masked_are_an_error(
     config: Evaluation, rows: Sequences
 ) -> None:
