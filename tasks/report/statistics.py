@@ -16,6 +16,7 @@ from tasks.report.comparison import AXES
 from tasks.report.records import MemberReport, Report
 from trilemma.metrics import comparison, matched_rate, mdl, pareto, parts, rate_curve
 from trilemma.metrics.comparison import Difference, Spread
+from trilemma.metrics.intervals import SHARE
 from trilemma.metrics.mdl import Choice
 from trilemma.metrics.parts import Estimate
 from trilemma.metrics.rate_curve import Crossing, RateCurve
@@ -244,7 +245,7 @@ def _volumes(
         (value,) = pareto.hypervolume(values[None, chosen], reference=worst)
         moved = pareto.hypervolume(draws[:, chosen], reference=worst)
         _, low, high, _ = comparison.from_resamples(
-            float(value), moved, num_blocks=_num_blocks(groups)
+            float(value), moved, num_blocks=_num_blocks(groups), bounds=SHARE
         )
         found.append(Volume(name, len(chosen), float(value), low, high))
     return found

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import special
 
+from trilemma.metrics.intervals import UNBOUNDED, Bounds
 from trilemma.metrics.parts import Estimate
 
 _LEVEL = 0.95
@@ -88,12 +89,23 @@ def difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Differe
 
 
 def from_resamples(
-    value: float, draws: Float64[np.ndarray, " resample"], *, num_blocks: int
+    value: float,
+    draws: Float64[np.ndarray, " resample"],
+    *,
+    num_blocks: int,
+    bounds: Bounds = UNBOUNDED,
 ) -> Difference:
-    """Return a value whose standard error is the deviation of its resamples."""
+    """Return a value whose standard error is the deviation of its resamples.
+
+    No end of its interval passes the bounds.
+    """
     if num_blocks <= 1:
         return Difference(value, None, None, None)
-    return _with_error(value, float(draws.std(ddof=1)), degrees=num_blocks - 1)
+    found = _with_error(value, float(draws.std(ddof=1)), degrees=num_blocks - 1)
+    assert found.ci_low is not None and found.ci_high is not None
+    return found._replace(
+        ci_low=max(found.ci_low, bounds.low), ci_high=min(found.ci_high, bounds.high)
+    )
 
 
 def _with_error(value: float, standard_error: float, *, degrees: float) -> Difference:

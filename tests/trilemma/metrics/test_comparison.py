@@ -99,6 +99,14 @@ def test_seeds_widen_the_difference() -> None:
     assert (found.ci_low, found.ci_high) == pytest.approx((low, high))
 
 
+def test_the_interval_of_a_share_ends_at_one() -> None:
+    draws = np.random.default_rng(0).normal(0.9, 0.1, size=200)
+    free = comparison.from_resamples(0.9, draws, num_blocks=20)
+    cut = comparison.from_resamples(0.9, draws, num_blocks=20, bounds=intervals.SHARE)
+    assert free.ci_high is not None and free.ci_high > 1
+    assert cut == free._replace(ci_high=1.0)
+
+
 def test_one_block_of_documents_tells_no_interval() -> None:
     one = np.ones(1)
     found = comparison.difference([of_ratio(2 * one, one)], [of_ratio(one, one)])
