@@ -13,7 +13,7 @@ from storage import home as homes
 from storage.home import Home
 from tasks import hook_rows, hooks, training
 from tasks import plan as planning
-from trilemma import config
+from trilemma import config, objective
 
 pytestmark = pytest.mark.usefixtures("prefect")
 # Batches of 256 rows: a latent is dead after two of them.
@@ -81,10 +81,12 @@ def test_latents_begin_as_rows_of_the_store_whatever_width_is_beside_them(train)
         return plan, found[20]
 
     plan, beside = sae_of(20, 30)
-    first = hook_rows.of(plan, "train", "toy").first(40).double()
+    stored = hook_rows.of(plan, "train", "toy")
+    wanted = objective.rows_to_begin_as(plan.member(beside.name).config, stored.num)
+    rows = stored.at(wanted).double()
     mean = hook_rows.start(plan, "toy").mean.double()
     W_dec = training.load_sae(beside, "cpu").W_dec.detach().double()
-    cosines = normalize(W_dec, dim=1) @ normalize(first - mean, dim=1).t()
+    cosines = normalize(W_dec, dim=1) @ normalize(rows - mean, dim=1).t()
     assert cosines.amax(1).min() > 0.98
     digest = beside.manifest().digest
     shutil.rmtree(beside.folder)
