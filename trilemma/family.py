@@ -20,7 +20,7 @@ from trilemma.config.saes import SAEConfig
 from trilemma.kinds import dense
 from trilemma.kinds.kind import Averages, Batch, Forward, Weights
 from trilemma.non_finite import NonFiniteLossError
-from trilemma.objective import Terms
+from trilemma.objective import BatchLoss
 from trilemma.sequences import Sequences
 from trilemma.training import Member
 from trilemma.training_record import StepRow
@@ -150,14 +150,14 @@ def _passes(members: list[Member], batches: list[Batch]) -> tuple[_Found, Weight
             auxk_coefficient=0.0,
         )
         here = batch._replace(averages=averages, dead=batch.dead[:0])
-        terms = objective.terms(batched, weights, here, variance=member.variance)
-        found, total = terms.forward, terms.loss
+        lost = objective.of_batch(batched, weights, here, variance=member.variance)
+        found, total = lost.forward, lost.loss
         if has_dead and kind.auxk_coefficient:
             residual = batch.target - found.x_hat
             total = total + kind.auxk_coefficient * dense.auxk(
                 residual, batch, weights, is_dead=is_dead
             )
-        left = _Found(total, found.error, terms.fvu, found.x_hat, found.code.acts)
+        left = _Found(total, found.error, lost.fvu, found.x_hat, found.code.acts)
         return total, left
 
     stacked = (
@@ -178,8 +178,8 @@ def _passes(members: list[Member], batches: list[Batch]) -> tuple[_Found, Weight
 
 def _terms(
     loss: Tensor, error: Tensor, fvu: Tensor, x_hat: Tensor, acts: Tensor
-) -> Terms:
-    return Terms(loss, fvu, Forward(x_hat, error, None, Code(acts, None)))
+) -> BatchLoss:
+    return BatchLoss(loss, fvu, Forward(x_hat, error, None, Code(acts, None)))
 
 
 def _stacked(each: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ _ROW_SHARE = 0.9
 _SCALE_AS_ROWS = 0.4
 
 
-class Terms(NamedTuple):
+class BatchLoss(NamedTuple):
     """The loss of a batch and what is logged of it."""
 
     loss: Float[Tensor, ""]
@@ -121,14 +121,14 @@ def forward(
     return found._replace(x_hat=found.x_hat + given)
 
 
-def terms(
+def of_batch(
     kind: Kind,
     weights: Weights,
     batch: Batch,
     *,
     variance: float,
     added: Sequence[Term] = (),
-) -> Terms:
+) -> BatchLoss:
     """Return the loss of a batch, with the gradient that this rank's rows give it.
 
     It is error / variance + coefficient * penalty / d_in + auxk_coefficient * auxk,
@@ -160,7 +160,7 @@ def terms(
         with torch.autocast(target.device.type, enabled=False):
             loss = loss + term.coefficient * term.value(weights, batch, found)
     fvu = batch.mean(losses.mse(target, found.x_hat.detach())) / variance
-    return Terms(loss, fvu, found)
+    return BatchLoss(loss, fvu, found)
 
 
 def _generator(config: SAEConfig, purpose: str) -> torch.Generator:

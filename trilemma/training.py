@@ -148,17 +148,17 @@ class Member:
         """
         batch = self.batch(x, sequences, y, num_elsewhere=num_elsewhere)
         with self.autocast():
-            terms = objective.terms(
+            lost = objective.of_batch(
                 self.kind,
                 self.weights,
                 batch,
                 variance=self.variance,
                 added=self._added,
             )
-        self._optimizer.backward(terms.loss)
+        self._optimizer.backward(lost.loss)
         self.ranks.add_up(self._optimizer.grads)
         # The one wait for the device: afterwards the weights would be lost.
-        return self.finish(batch, terms, self.gauge(terms.loss.detach()).tolist())
+        return self.finish(batch, lost, self.gauge(lost.loss.detach()).tolist())
 
     def batch(
         self,
@@ -211,7 +211,7 @@ class Member:
         return torch.stack([norm, torch.isfinite(loss)])
 
     def finish(
-        self, batch: Batch, terms: objective.Terms, gauged: list[float]
+        self, batch: Batch, lost: objective.BatchLoss, gauged: list[float]
     ) -> StepRow | None:
         """Take the step whose gradient the weights have; return a row if it is logged.
 
@@ -220,10 +220,10 @@ class Member:
         """
         self._apply(batch, *gauged)
         with torch.no_grad():
-            self._count(batch, terms.forward)
-            self._resample(batch, terms.forward)
+            self._count(batch, lost.forward)
+            self._resample(batch, lost.forward)
             self._optimizer.average(self.step_index - 1)
-        return self._log(terms, batch)
+        return self._log(lost, batch)
 
     def state(self) -> Checkpoint:
         """Return a copy of all that changes in training."""
@@ -324,7 +324,7 @@ class Member:
         self._silent_tokens.index_fill_(0, drawn.latents, 0)
         self._dead = self._is_dead().nonzero().squeeze(1)
 
-    def _log(self, terms: objective.Terms, batch: Batch) -> StepRow | None:
+    def _log(self, lost: objective.BatchLoss, batch: Batch) -> StepRow | None:
         found = None
         if self._held_out_rows is not None and self._is_due(
             self._shared.eval_every_steps
@@ -336,9 +336,9 @@ class Member:
         row = StepRow(
             step=self.step_index,
             tokens=self._tokens,
-            loss=float(terms.loss.detach()),
-            fvu=float(terms.fvu),
-            l0=float(self.ranks.total(terms.forward.code.num_on())) / batch.num_rows,
+            loss=float(lost.loss.detach()),
+            fvu=float(lost.fvu),
+            l0=float(self.ranks.total(lost.forward.code.num_on())) / batch.num_rows,
             dead_fraction=float(self._is_dead().double().mean()),
             lr=self._optimizer.lr,
             sparsity_coefficient=self.kind.coefficient_at(batch.step, batch.num_steps),

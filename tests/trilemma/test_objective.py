@@ -24,10 +24,12 @@ def start(config: SAEConfig, d_in: int = D_IN) -> Weights:
     return objective.initial_weights(config, kind, d_in=d_in, b_dec=torch.zeros(d_in))
 
 
-def terms_of(config: SAEConfig, x: torch.Tensor, **changes: object) -> objective.Terms:
+def terms_of(
+    config: SAEConfig, x: torch.Tensor, **changes: object
+) -> objective.BatchLoss:
     kind = kinds.make(config)
     batch: Batch = batch_of(kind, x)._replace(**changes)  # type: ignore[arg-type]
-    return objective.terms(kind, start(config), batch, variance=VARIANCE)
+    return objective.of_batch(kind, start(config), batch, variance=VARIANCE)
 
 
 def test_kinds_with_one_seed_start_from_the_same_directions() -> None:

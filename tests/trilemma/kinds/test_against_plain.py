@@ -46,15 +46,15 @@ def gradients_of(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def found(
     name: str, shift: float, gamma: torch.Tensor | None
-) -> tuple[objective.Terms, dict[str, torch.Tensor]]:
+) -> tuple[objective.BatchLoss, dict[str, torch.Tensor]]:
     """Return the library's loss, and its gradient by weight."""
     kind = kind_of(name)
     weights = {k: v.requires_grad_() for k, v in start(name, shift).items()}
     batch = batch_of(kind, rows(BATCH))
     batch = batch._replace(gamma=gamma, dead=torch.tensor(DEAD))
-    terms = objective.terms(kind, weights, batch, variance=VARIANCE)
-    torch.autograd.backward(terms.loss)
-    return terms, gradients_of(weights)
+    lost = objective.of_batch(kind, weights, batch, variance=VARIANCE)
+    torch.autograd.backward(lost.loss)
+    return lost, gradients_of(weights)
 
 
 def expected(
@@ -90,11 +90,11 @@ def custom_backwards() -> set[str]:
     }
 
 
-def names_in_graph(terms: objective.Terms) -> set[str]:
+def names_in_graph(lost: objective.BatchLoss) -> set[str]:
     """Return the names of all operations that a loss came from."""
     names: set[str] = set()
     # `Any`: torch has no type for a node of its graph.
-    left: list[Any] = [terms.loss.grad_fn]
+    left: list[Any] = [lost.loss.grad_fn]
     while left:
         node = left.pop()
         names.add(type(node).__name__)
@@ -108,9 +108,9 @@ def names_in_graph(terms: objective.Terms) -> set[str]:
 def test_loss_and_gradients_equal_the_plain_formulas(
     name: str, shift: float, gamma: torch.Tensor | None
 ) -> None:
-    terms, gradients = found(name, shift, gamma)
+    lost, gradients = found(name, shift, gamma)
     loss, plain_gradients = expected(name, shift, gamma)
-    torch.testing.assert_close(terms.loss.double(), loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(lost.loss.double(), loss, rtol=1e-5, atol=1e-6)
     for key, wanted in plain_gradients.items():
         error = float((gradients[key] - wanted).norm())
         assert error <= TOLERANCES[name] * float(wanted.norm()) + 1e-7, key

@@ -61,7 +61,7 @@ def test_loss_and_gradients_equal_the_papers_hook_by_hook(shift: float) -> None:
     ours = {k: w.clone().requires_grad_() for k, w in weights.items()}
     exact = {k: w.double().requires_grad_() for k, w in weights.items()}
     batch = batch_of(kind, joined)._replace(widths=tuple(WIDTHS.values()))
-    found = objective.terms(kind, ours, batch, variance=VARIANCE).loss
+    found = objective.of_batch(kind, ours, batch, variance=VARIANCE).loss
     parts = list(torch.split(joined.double(), list(WIDTHS.values()), 1))
     wanted = plain_loss(exact, parts, kind.coefficient)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
@@ -80,7 +80,7 @@ def test_no_other_loss_asks_where_a_hook_ends(name: str) -> None:
     kind = kinds.make(config)
     batch = batch_of(kind, joint_of(x).joined(x))
     losses = [
-        objective.terms(kind, disturbed(config, kind), each, variance=VARIANCE).loss
+        objective.of_batch(kind, disturbed(config, kind), each, variance=VARIANCE).loss
         for each in (batch, batch._replace(widths=tuple(WIDTHS.values())))
     ]
     assert losses[0] == losses[1]

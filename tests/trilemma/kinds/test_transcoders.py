@@ -60,7 +60,7 @@ def test_loss_and_gradients_equal_the_plain_formulas(name: str) -> None:
     batch = batch_of(kind, x)._replace(
         y=y, center=CENTER, gamma=gamma, dead=torch.tensor(DEAD)
     )
-    terms = objective.terms(kind, weights, batch, variance=VARIANCE)
+    lost = objective.of_batch(kind, weights, batch, variance=VARIANCE)
     exact = {k: w.detach().double().requires_grad_() for k, w in weights.items()}
     loss = plain.loss(
         config,
@@ -72,9 +72,9 @@ def test_loss_and_gradients_equal_the_plain_formulas(name: str) -> None:
         gamma=gamma.double(),
         dead=DEAD,
     )
-    torch.testing.assert_close(terms.loss.double(), loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(lost.loss.double(), loss, rtol=1e-5, atol=1e-6)
     wanted = gradients(loss, exact)
-    for key, grad in gradients(terms.loss, weights).items():
+    for key, grad in gradients(lost.loss, weights).items():
         error = float((grad - wanted[key]).norm())
         tolerance = TOLERANCES[name.removesuffix("-skip")]
         assert error <= tolerance * float(wanted[key].norm()) + 1e-7, key
@@ -87,7 +87,7 @@ def test_a_transcoder_to_what_it_reads_centred_by_b_dec_is_the_sae(name: str) ->
     own = batch_of(kind, x)
     other = own._replace(y=x, center=weights["b_dec"])
     losses = [
-        objective.terms(kind, weights, each, variance=VARIANCE).loss
+        objective.of_batch(kind, weights, each, variance=VARIANCE).loss
         for each in (own, other)
     ]
     assert losses[0] == losses[1]
@@ -139,9 +139,9 @@ def test_a_skip_that_is_right_leaves_nothing_to_the_code() -> None:
     weights |= {"W_dec": torch.zeros(D_SAE, D_OUT), "b_dec": torch.zeros(D_OUT)}
     y = (x - CENTER) @ weights["W_skip"]
     batch = batch_of(kind, x)._replace(y=y, center=CENTER)
-    terms = objective.terms(kind, weights, batch, variance=VARIANCE)
-    assert float(terms.fvu) == 0.0
-    torch.testing.assert_close(terms.forward.x_hat, y)
+    lost = objective.of_batch(kind, weights, batch, variance=VARIANCE)
+    assert float(lost.fvu) == 0.0
+    torch.testing.assert_close(lost.forward.x_hat, y)
 
 
 @pytest.mark.parametrize("name", ["topk-skip", "jumprelu-skip", "gated-skip"])
