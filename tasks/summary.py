@@ -117,8 +117,15 @@ def _family_text(plan: Plan) -> str:
         measured = evaluation.read_metrics(step)
         cells = [_cell(measured["metrics"].get(name)) for name, _ in _COLUMNS]
         pca, fvu = measured["controls"]["pca"]["fvu"], measured["metrics"]["fvu"]
-        wins = verdict(Scalar(**fvu), Scalar(**pca)) is Verdict.CONTROL_LOWER
-        table.add_row(member.name, *cells, _cell(pca) + (" PCA wins" if wins else ""))
+        found_of = verdict(
+            Scalar(**fvu),
+            Scalar(**pca),
+            control="pca",
+            metric="fvu",
+            kept=evaluation.read_parts(step),
+        )
+        wins = " PCA wins" if found_of is Verdict.CONTROL_LOWER else ""
+        table.add_row(member.name, *cells, _cell(pca) + wins)
     return _text(table) if found else ""
 
 

@@ -53,7 +53,8 @@ class EvaluationResult(NamedTuple):
     rate_curve: RateCurve
     """Rate and distortion as the bin width varies."""
     parts: parts.Arrays
-    """Sums over documents, by which SAEs are paired; see `metrics.parts`."""
+    """Sums over documents, by which the SAE is paired with others and with its
+    controls; see `metrics.parts`."""
     planted: tuple[Seen, ...]
     """How measures of polysemanticity follow merges planted in the SAE."""
     shared: tuple[SharedPair, ...]
@@ -144,9 +145,8 @@ def evaluate(
             states, num_tokens=baseline.num_tokens, dead_density=config.dead_density
         )
     )
-    metrics |= sparsity.scalars(config) | merging.scalars(pairs, counts)
     found = unlabelled.found(is_live=measured.num_fired > 0)
-    metrics |= found.metrics
+    metrics |= sparsity.scalars(config) | merging.scalars(pairs, counts) | found.metrics
     kept = bench.kept_parts(measured, rated.length.bits)
     of_text = surroundings.of_text(
         tried, sae, measured, lm=lm, hook=hook, reads=read_batches
@@ -160,11 +160,13 @@ def evaluate(
         baseline.curve, bits.value, num_components=len(baseline.mean)
     )
     details["pca_bin_width"] = pca_width
-    controls = {"pca": tried.pca_control(pca_width, device=sae.W_dec.device)}
+    tested = {"pca": tried.pca_control(pca_width, device=sae.W_dec.device)}
     if control is not None:
         k = min(math.ceil(metrics["l0"].value or 0), len(control.W_dec))
         details["frozen_random_k"] = k
-        controls["frozen_random"] = tried.frozen_random_control(control, k=k)
+        tested["frozen_random"] = tried.frozen_random_control(control, k=k)
+    controls = {name: each.metrics for name, each in tested.items()}
+    kept |= parts.of_controls({name: each.parts for name, each in tested.items()})
     columns = bench.columns(measured, states, baseline.num_tokens)
     columns |= merging.columns(pairs, counts) | found.columns | of_text.latents
     if known is not None:

@@ -4,7 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+import numpy as np
+
 from tasks.report.records import MemberReport, Report
+from trilemma.metrics import parts
+from trilemma.metrics.comparison import difference
 from trilemma.metrics.scalar import Scalar
 
 AXES = ("rate_bits", "fvu", "polysemanticity")
@@ -98,8 +102,7 @@ def marks(member: MemberReport) -> dict[str, tuple[str, ...]]:
 
 def _marks(member: MemberReport, metric: str) -> Iterator[str]:
     pca, random = (
-        verdict(member.scalars().get(metric), member.control(control).get(metric))
-        for control in ("pca", "frozen_random")
+        verdict_of(member, control, metric) for control in ("pca", "frozen_random")
     )
     if pca is Verdict.CONTROL_LOWER:
         yield "PCA wins at equal rate"
@@ -109,16 +112,40 @@ def _marks(member: MemberReport, metric: str) -> Iterator[str]:
         yield "frozen-random not worse at equal l0"
 
 
-def verdict(sae: Scalar | None, control: Scalar | None) -> Verdict | None:
+def verdict_of(member: MemberReport, control: str, metric: str) -> Verdict | None:
+    """Return the verdict on an SAE and one of its controls; see `verdict`."""
+    own, its = member.scalars().get(metric), member.control(control).get(metric)
+    return verdict(own, its, control=control, metric=metric, kept=member.parts)
+
+
+def verdict(
+    sae: Scalar | None,
+    control_scalar: Scalar | None,
+    *,
+    control: str,
+    metric: str,
+    kept: Mapping[str, np.ndarray],
+) -> Verdict | None:
     """Return which is lower; None where one of the two was not measured.
 
-    Where both have intervals and these overlap, the two are level.
+    Where `kept` has the parts of both, they are level if their difference on the same
+    documents is not distinguishable; else if both have intervals, and these overlap.
     """
-    if sae is None or control is None or sae.value is None or control.value is None:
+    if sae is None or control_scalar is None:
         return None
-    if sae.value == control.value or _overlap(sae, control):
+    if sae.value is None or control_scalar.value is None:
+        return None
+    pair = (
+        parts.estimate(kept, metric, value=sae.value),
+        parts.estimate(kept, f"{control}.{metric}", value=control_scalar.value),
+    )
+    if pair[0] is not None and pair[1] is not None and len(pair[0].influence) > 1:
+        is_level = not difference([pair[0]], [pair[1]]).is_distinguishable
+    else:
+        is_level = _overlap(sae, control_scalar)
+    if sae.value == control_scalar.value or is_level:
         return Verdict.LEVEL
-    is_lower = sae.value < control.value
+    is_lower = sae.value < control_scalar.value
     return Verdict.SAE_LOWER if is_lower else Verdict.CONTROL_LOWER
 
 

@@ -214,10 +214,8 @@ def controls(report: Report) -> list[ControlRow]:
                 numbers=tuple(
                     Beside(
                         cell(own.get(metric)),
-                        _control(own.get(metric), member.control("pca").get(metric)),
-                        _control(
-                            own.get(metric), member.control("frozen_random").get(metric)
-                        ),
+                        _control(member, "pca", metric),
+                        _control(member, "frozen_random", metric),
                     )
                     for metric in comparison.CONTROLLED
                 ),
@@ -235,12 +233,13 @@ def controls(report: Report) -> list[ControlRow]:
     return rows
 
 
-def _control(sae: Scalar | None, control: Scalar | None) -> Marked:
+def _control(member: MemberReport, control: str, metric: str) -> Marked:
     """Return a control's cell, with the verdict unless the SAE is the lower one."""
-    verdict = comparison.verdict(sae, control)
+    shown = cell(member.control(control).get(metric))
+    verdict = comparison.verdict_of(member, control, metric)
     if verdict is None or verdict is Verdict.SAE_LOWER:
-        return Marked(cell(control), ())
-    return Marked(cell(control), (verdict.value,))
+        return Marked(shown, ())
+    return Marked(shown, (verdict.value,))
 
 
 def shared(report: Report) -> list[SharedRow]:

@@ -8,19 +8,45 @@ from tasks.report import labels
 from tasks.report.comparison import Verdict, subjects, verdict
 from tasks.report.plots import curves, scatters
 from tasks.report.rate_plot import rate_curves
-from tests.tasks.report_samples import member, of_two_hooks, report, scalar
+from tests.tasks.report_samples import (
+    document_sums,
+    member,
+    of_two_hooks,
+    report,
+    scalar,
+)
 from trilemma.config.saes import SAEConfig
+from trilemma.metrics import parts
 from trilemma.metrics.scalar import Scalar
+
+
+def compared(
+    sae: Scalar, control: Scalar, kept: parts.Arrays | None = None
+) -> Verdict | None:
+    return verdict(sae, control, control="pca", metric="fvu", kept=kept or {})
 
 
 def test_values_without_intervals_are_compared_alone() -> None:
     low = Scalar(**scalar(0.2, width=None))
     high = Scalar(**scalar(0.3, width=None))
-    assert verdict(low, high) is Verdict.SAE_LOWER
+    assert compared(low, high) is Verdict.SAE_LOWER
 
 
 def test_a_value_that_was_not_measured_is_not_compared() -> None:
-    assert verdict(Scalar(**scalar(None)), Scalar(**scalar(0.3))) is None
+    assert compared(Scalar(**scalar(None)), Scalar(**scalar(0.3))) is None
+
+
+def test_what_documents_do_to_sae_and_control_alike_does_not_hide_a_difference() -> (
+    None
+):
+    """Their intervals overlap; the differences of all documents agree."""
+    sae, control = Scalar(**scalar(0.5)), Scalar(**scalar(0.505))
+    assert compared(sae, control) is Verdict.LEVEL
+    own = document_sums({"fvu": 0.5})
+    for higher, verdict_of_all in ((0.505, Verdict.SAE_LOWER), (0.5, Verdict.LEVEL)):
+        its = parts.of_controls({"pca": document_sums({"fvu": higher})})
+        beside = control._replace(value=higher)
+        assert compared(sae, beside, own | its) is verdict_of_all
 
 
 def test_the_frontier_leaves_out_what_another_sae_dominates() -> None:

@@ -50,6 +50,14 @@ class Measured(NamedTuple):
         return num_fired
 
 
+class Control(NamedTuple):
+    """What a control scores on an SAE's terms."""
+
+    metrics: dict[str, Scalar]
+    parts: parts.Arrays
+    """What pairs it with the SAE; see `metrics.parts`."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """The held-out rows on which an SAE and its controls are measured alike."""
@@ -103,7 +111,7 @@ class Bench:
         sums, _ = errors.sums()
         return Measured(metrics, sums, tally, tally.sample, shared, matches)
 
-    def pca_control(self, width: float, *, device: torch.device) -> dict[str, Scalar]:
+    def pca_control(self, width: float, *, device: torch.device) -> Control:
         """Return what principal components at a bin width score."""
         found = self.baseline.components
         measured = self.measure(
@@ -122,7 +130,8 @@ class Bench:
             method="one bin width for all components, chosen to meet the SAE's rate",
         )
         kept = ("fvu", "l0", "polysemanticity")
-        return {"rate_bits": bits, **{key: measured.metrics[key] for key in kept}}
+        metrics = {"rate_bits": bits, **{key: measured.metrics[key] for key in kept}}
+        return Control(metrics, _parts_without_rate(measured))
 
     def monosemantic_control(
         self, toy: Toy, *, k: int, width: float, device: torch.device
@@ -139,13 +148,12 @@ class Bench:
         kept = ("fvu", "mse", "l0", "polysemanticity")
         return {"rate_bits": bits, **{key: measured.metrics[key] for key in kept}}
 
-    def frozen_random_control(
-        self, control: Autoencoder, *, k: int
-    ) -> dict[str, Scalar]:
+    def frozen_random_control(self, control: Autoencoder, *, k: int) -> Control:
         """Return what the k strongest of the control's latents score."""
         measured = self.measure(Strongest(control, k))
         kept = ("fvu", "l0", "polysemanticity")
-        return {key: measured.metrics[key] for key in kept}
+        metrics = {key: measured.metrics[key] for key in kept}
+        return Control(metrics, _parts_without_rate(measured))
 
 
 def columns(
@@ -180,19 +188,21 @@ def columns(
 
 def kept_parts(measured: Measured, bits: Float64[np.ndarray, " row"]) -> parts.Arrays:
     """Return what pairs this SAE with others on the axes that they are compared on."""
-    sums, errors = measured.tally.documents, measured.errors
     of_row = measured.sample.codes.document
-    num_documents = len(sums.num_tokens)
-    found = (
-        parts.of_ratio(
-            "rate_bits",
-            np.bincount(of_row, bits, minlength=num_documents),
-            np.bincount(of_row, minlength=num_documents).astype(np.float64),
-        )
-        | parts.of_ratio("fvu", errors.squared_error, errors.squared_deviation)
-        | parts.of_ratio("l0", sums.num_firings, sums.num_tokens)
+    num_documents = len(measured.tally.documents.num_tokens)
+    return _parts_without_rate(measured) | parts.of_ratio(
+        "rate_bits",
+        np.bincount(of_row, bits, minlength=num_documents),
+        np.bincount(of_row, minlength=num_documents).astype(np.float64),
     )
+
+
+def _parts_without_rate(measured: Measured) -> parts.Arrays:
+    sums, errors = measured.tally.documents, measured.errors
+    found = parts.of_ratio(
+        "fvu", errors.squared_error, errors.squared_deviation
+    ) | parts.of_ratio("l0", sums.num_firings, sums.num_tokens)
     if measured.matches is not None:
         return found | parts.of_ratio("polysemanticity", sums.score, sums.num_scored)
-    left_out = measured.shared.mean_ratio_out[:num_documents]
+    left_out = measured.shared.mean_ratio_out[: len(sums.num_tokens)]
     return found | parts.of_left_out("polysemanticity", left_out)

@@ -72,9 +72,14 @@ def compare(
 def at_rate(
     members: Float64[np.ndarray, "member axis"], rate_bits: float
 ) -> Float64[np.ndarray, " other"]:
-    """Return the axes after the first, interpolated at a value of the first."""
-    ordered = members[members[:, 0].argsort()]
-    octaves = np.log2(ordered[:, 0])
+    """Return the axes after the first, interpolated at a value of the first.
+
+    Of members at one rate it takes the mean.
+    """
+    rates, which, counts = np.unique(
+        members[:, 0], return_inverse=True, return_counts=True
+    )
+    means = [np.bincount(which, axis) / counts for axis in members.T[1:]]
     return np.array(
-        [np.interp(np.log2(rate_bits), octaves, axis) for axis in ordered.T[1:]]
+        [np.interp(np.log2(rate_bits), np.log2(rates), axis) for axis in means]
     )

@@ -68,6 +68,15 @@ def of_left_out(name: str, left_out: Float64[np.ndarray, " block"]) -> Arrays:
     return {f"{name}.{_LEFT_OUT}": np.ascontiguousarray(left_out)}
 
 
+def of_controls(found: Mapping[str, Arrays]) -> Arrays:
+    """Return the parts of controls' metrics, named to be kept beside their SAE's."""
+    return {
+        f"{control}.{name}": array
+        for control, arrays in found.items()
+        for name, array in arrays.items()
+    }
+
+
 def estimate(
     parts: Mapping[str, Float64[np.ndarray, " any"]],
     name: str,

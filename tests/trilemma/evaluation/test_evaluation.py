@@ -230,16 +230,23 @@ def test_what_is_kept_of_documents_gives_the_metrics_back(
     )
     save_arrays(found.parts, tmp_path / "documents.safetensors")
     back = load_arrays(tmp_path / "documents.safetensors")
-    names = {key.rpartition(".")[0] for key in back}
-    axes = {"rate_bits", "fvu", "l0", "polysemanticity"}
-    assert names == axes | ({"delta_ce"} if is_text else set())
-    for name in names:
+    measured = {name: value(found, name) for name in ("rate_bits", "fvu", "l0")}
+    measured["polysemanticity"] = value(found, "polysemanticity")
+    if is_text:
+        measured["delta_ce"] = value(found, "delta_ce")
+    for control in ("pca", "frozen_random"):
+        for name in ("fvu", "l0", "polysemanticity"):
+            own = found.controls[control][name].value
+            assert own is not None
+            measured[f"{control}.{name}"] = own
+    assert measured.keys() == {key.rpartition(".")[0] for key in back}
+    for name, expected in measured.items():
         if f"{name}.num" in back:
             whole = back[f"{name}.num"].sum() / back[f"{name}.den"].sum()
-            assert whole == pytest.approx(value(found, name)), name
+            assert whole == pytest.approx(expected), name
         else:
             mean = back[f"{name}.left_out"].mean()
-            assert mean == pytest.approx(value(found, name), rel=0.01), name
-        estimate = parts.estimate(back, name, value=value(found, name))
+            assert mean == pytest.approx(expected, rel=0.01), name
+        estimate = parts.estimate(back, name, value=expected)
         assert estimate is not None
         assert estimate.influence.sum() == pytest.approx(0, abs=1e-9)

@@ -140,6 +140,13 @@ def test_between_members_values_are_straight_over_octaves_of_rate() -> None:
     assert matched_rate.at_rate(members, 4.0) == pytest.approx([0.3, 3.0])
 
 
+def test_members_at_one_rate_count_by_their_mean() -> None:
+    members = np.array([[4.0, 0.2], [4.0, 0.4], [16.0, 0.1]])
+    for order in ([0, 1, 2], [1, 2, 0]):
+        assert matched_rate.at_rate(members[order], 4.0) == pytest.approx([0.3])
+        assert matched_rate.at_rate(members[order], 8.0) == pytest.approx([0.2])
+
+
 def test_families_that_move_together_differ_for_certain() -> None:
     first = np.array([[2.0, 0.4], [8.0, 0.2]])
     second = first + np.array([0, 0.01])
