@@ -1,7 +1,8 @@
-"""A cache and an S3 server of our own; properties without a deadline."""
+"""A cache and an S3 server of our own, usual signals, properties without a deadline."""
 
 import logging
 import secrets
+import signal
 import urllib.request
 
 import pytest
@@ -20,6 +21,17 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Let an interrupt have its usual effect, here and in what the tests start.
+
+    A shell has what it runs in the background ignore it, and children inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
