@@ -23,7 +23,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "corpus": 2,
     "harvest": 3,
     "training": 7,
-    "evaluation": 5,
+    "evaluation": 6,
     "explanation": 2,
     "reporting": 4,
 }

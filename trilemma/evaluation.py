@@ -96,12 +96,7 @@ def evaluate(
     tried = Bench(config, baseline, eval_batches, features)
     num_documents, d_sae = len(baseline.documents), len(sae.W_dec)
     sparsity = Sparsity(num_documents=num_documents, d_sae=d_sae)
-    merged = Merging(
-        num_documents=num_documents,
-        num_tokens=baseline.num_tokens,
-        d_sae=d_sae,
-        device=sae.W_dec.device,
-    )
+    merged = Merging(d_sae=d_sae, device=sae.W_dec.device)
     text = None
     if lm is not None and token_text is not None:
         text = Text(lm.embedding(), token_text)

@@ -204,5 +204,8 @@ def _parts_without_rate(measured: Measured) -> parts.Arrays:
     ) | parts.of_ratio("l0", sums.num_firings, sums.num_tokens)
     if measured.matches is not None:
         return found | parts.of_ratio("polysemanticity", sums.score, sums.num_scored)
-    left_out = measured.shared.mean_ratio_out[: len(sums.num_tokens)]
-    return found | parts.of_left_out("polysemanticity", left_out)
+    left_out, sizes = (
+        each[: len(sums.num_tokens)]
+        for each in (measured.shared.mean_ratio_out, measured.shared.block_sizes)
+    )
+    return found | parts.of_left_out("polysemanticity", left_out, sizes)

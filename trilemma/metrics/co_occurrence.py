@@ -111,14 +111,15 @@ def association(
     parts = (*counts, mass, num_fired)
     totals = [part.sum(0) for part in parts]
     whole = lifts(*totals)
+    used = (counts.num_windows > 0) & (counts.num_windows < totals[1])
     left_out = [
         lifts(*(total - part[index] for total, part in zip(totals, parts, strict=True)))
-        for index in range(len(mass))
-        if 0 < counts.num_windows[index] < totals[1]
+        for index in np.flatnonzero(used)
     ]
+    sizes = counts.num_windows[used]
     return Association(
-        _jackknife(_spearman, whole, left_out),
-        _jackknife(_partial, whole, left_out),
+        _jackknife(_spearman, whole, left_out, sizes),
+        _jackknife(_partial, whole, left_out, sizes),
         _mantel(whole, num_permutations=num_permutations, seed=seed),
         num_pairs=len(whole.together[_pairs(whole)]),
     )
@@ -242,13 +243,17 @@ def _correlation(
 
 
 def _jackknife(
-    statistic: Callable[[Lifts], float | None], whole: Lifts, left_out: list[Lifts]
+    statistic: Callable[[Lifts], float | None],
+    whole: Lifts,
+    left_out: list[Lifts],
+    sizes: Float64[np.ndarray, " block"],
 ) -> intervals.Interval:
     value = statistic(whole)
     if value is None:
         return intervals.UNDEFINED
-    others = [found for rest in left_out if (found := statistic(rest)) is not None]
-    return intervals.jackknife(value, np.array(others))
+    # A statistic that is None becomes NaN.
+    others = np.array([statistic(rest) for rest in left_out], dtype=np.float64)
+    return intervals.jackknife(value, others, sizes, bounds=intervals.Bounds(-1.0, 1.0))
 
 
 def _mantel(found: Lifts, *, num_permutations: int, seed: int) -> float | None:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import special
 
+from trilemma.metrics import intervals
 from trilemma.metrics.intervals import UNBOUNDED, Bounds
 from trilemma.metrics.parts import Estimate
 
@@ -62,8 +63,9 @@ def difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Differe
     """Return the mean of the first less that of the second, one estimate a seed.
 
     All were measured on the same documents, so what a block of documents adds to both
-    cancels. The variances of documents and of seeds add up, with Satterthwaite's
-    degrees of freedom (1946); with one seed the other part is unknown and left out.
+    cancels. The variances of documents, `intervals.spread`, and of seeds add up, with
+    Satterthwaite's degrees of freedom (1946); with one seed the other part is unknown
+    and left out.
     """
     value = float(
         np.mean([e.value for e in first]) - np.mean([e.value for e in second])
@@ -71,12 +73,14 @@ def difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Differe
     moved = np.mean([e.influence for e in first], axis=0) - np.mean(
         [e.influence for e in second], axis=0
     )
-    num_blocks = len(moved)
-    if num_blocks <= 1:
+    # What weighs as tokens in one may weigh as firings in the other.
+    shares = [e.sizes / e.sizes.sum() for e in (*first, *second)]
+    sizes = np.mean(shares, axis=0)
+    used = sizes > 0
+    if used.sum() <= 1:
         return Difference(value, None, None, None)
-    parts = [
-        (float((moved**2).sum()) * num_blocks / (num_blocks - 1), num_blocks - 1)
-    ] + [
+    parts: list[tuple[float, float]] = [intervals.spread(moved[used], sizes[used])]
+    parts += [
         (float(np.var([e.value for e in side], ddof=1)) / len(side), len(side) - 1)
         for side in (first, second)
         if len(side) > 1

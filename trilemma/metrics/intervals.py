@@ -181,20 +181,76 @@ def percentile(
     return Interval(value, float(low), float(high))
 
 
-def jackknife(value: float, left_out: Float64[np.ndarray, " block"]) -> Interval:
+def jackknife(
+    value: float,
+    left_out: Shaped[np.ndarray, " block"],
+    sizes: Shaped[np.ndarray, " block"],
+    *,
+    bounds: Bounds = UNBOUNDED,
+) -> Interval:
     """Return the value with its delete-a-block jackknife interval.
 
     `left_out[b]` is the statistic without block b of the documents, for statistics
-    that are no ratio of sums. Student's t on len(left_out) - 1 degrees of freedom
-    (Efron and Stein 1981, The jackknife estimate of variance, eq. 1.2).
+    that are no ratio of sums, NaN where it is undefined; `sizes[b]` says how much of
+    the sample the block is, in any unit. Student's t with what `spread` says. No end
+    passes the bounds.
     """
-    num_blocks = len(left_out)
-    if num_blocks <= 1:
+    moved = influences(value, left_out, sizes)
+    used = ~np.isnan(moved)
+    if used.sum() <= 1:
         return Interval(value, None, None)
-    spread = float(((left_out - left_out.mean()) ** 2).sum())
-    error = float(np.sqrt(spread * (num_blocks - 1) / num_blocks))
-    reach = float(special.stdtrit(num_blocks - 1, (1 + _LEVEL) / 2)) * error
-    return Interval(value, value - reach, value + reach)
+    variance, degrees = spread(moved[used], sizes[used])
+    reach = float(special.stdtrit(degrees, (1 + _LEVEL) / 2)) * variance**0.5
+    return Interval(
+        value, max(value - reach, bounds.low), min(value + reach, bounds.high)
+    )
+
+
+class Spread(NamedTuple):
+    """How well a value is known."""
+
+    variance: float
+    degrees: float
+    """Of freedom, of Student's t."""
+
+
+def spread(
+    influence: Float64[np.ndarray, " block"], sizes: Shaped[np.ndarray, " block"]
+) -> Spread:
+    """Return the variance of a value from what two or more blocks add to it.
+
+    With s the blocks' shares of the sample it is the sum of influence^2 / (1 - s): as
+    much as each of them lacks for having drawn the value towards itself (MacKinnon and
+    White 1985, HC2, of blocks in place of rows). There are 1 / sum(s^2) - 1 degrees of
+    freedom, as many as that number of equal blocks has, at least one (proposed: it is
+    Satterthwaite's number where rows are alike). For equal blocks both are the usual.
+    """
+    share = sizes / sizes.sum()
+    variance = float((influence**2 / (1 - share)).sum())
+    return Spread(variance, max(1 / float((share**2).sum()) - 1, 1.0))
+
+
+def influences(
+    value: float,
+    left_out: Shaped[np.ndarray, " block"],
+    sizes: Shaped[np.ndarray, " block"],
+) -> Float64[np.ndarray, " block"]:
+    """Return, to first order, what each block adds to a value; they sum to zero.
+
+    With s the block's share of the sample, it is s times how far the block's
+    pseudo-value, value / s - (1 / s - 1) left_out, lies from their mean weighed by s
+    (Busing, Meijer and van der Leeden 1999, Delete-m jackknife for unequal m). For a
+    mean it is what the block adds to the sum, less s times all, over the number. What
+    a statistic loses by a smaller sample alone, in proportion to 1 / number, is in no
+    influence; for blocks of unequal sizes it would else be most of their spread. NaN
+    for blocks without a part in the sample, and where the value without them is.
+    """
+    used = (sizes > 0) & ~np.isnan(left_out)
+    found = np.full(len(left_out), np.nan)
+    share = sizes[used] / max(float(sizes.sum()), 1e-300)
+    added = value - (1 - share) * left_out[used]
+    found[used] = added - share * (added.sum() / max(float(share.sum()), 1e-300))
+    return found
 
 
 def _weights(

@@ -71,16 +71,15 @@ def in_theory(known: KnownFeatures, *, k: int) -> dict[str, Scalar]:
 def _of_firings(known: KnownFeatures) -> dict[str, Scalar]:
     whole = known.total()
     reason = "firings tell nothing of features" if whole.fired.any() else _SILENT
-    left_out = [
-        disentanglement.means(counts)
-        for counts in known.without_blocks()
-        if counts.rows > 0
-    ]
+    without = [counts for counts in known.without_blocks() if counts.rows > 0]
+    left_out = [disentanglement.means(counts) for counts in without]
+    sizes = np.array([whole.rows - counts.rows for counts in without])
     return {
         name: _scalar(
             name,
             value,
             np.array([each[name] for each in left_out]),
+            sizes,
             n=int(whole.rows),
             reason=reason,
         )
@@ -110,7 +109,12 @@ def _of_pairs(known: KnownFeatures) -> dict[str, Scalar]:
         reason: str,
     ) -> Scalar:
         return _scalar(
-            name, float(of(whole)), of(left_out), n=int(whole.both), reason=reason
+            name,
+            float(of(whole)),
+            of(left_out),
+            blocks.both,
+            n=int(whole.both),
+            reason=reason,
         )
 
     return {
@@ -187,13 +191,14 @@ def _scalar(
     name: str,
     value: float,
     left_out: Float64[np.ndarray, " block"],
+    sizes: Float64[np.ndarray, " block"],
     *,
     n: int,
     reason: str,
 ) -> Scalar:
     found = intervals.UNDEFINED
     if not np.isnan(value):
-        found = intervals.jackknife(value, left_out[~np.isnan(left_out)])
+        found = intervals.jackknife(value, left_out, sizes)
     return Scalar(
         *found,
         n=n,

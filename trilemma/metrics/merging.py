@@ -6,15 +6,15 @@ of Ayonrinde, Pearce and Sharkey 2024, and the boundary at a pointwise mutual
 information of about 1 nat. What is made of them for a whole SAE is proposed here. How
 strongly latents fire is not coded.
 
-The best of thousands of partners looks better than it is. So pairs are chosen on the
-first tokens of the pass, and measured on documents of which none of these is a part.
+The best of thousands of partners looks better than it is. So pairs are chosen on every
+other document, and measured on those between.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
 from trilemma.metrics import intervals, partners
@@ -26,8 +26,8 @@ from trilemma.theory import splitting
 
 METRIC_VERSION = 1
 
-_MOST_ROWS = 1 << 16
-"""Most tokens on which pairs are chosen; half of the tokens where there are fewer."""
+_MOST_ROWS = 1 << 17
+"""Tokens among which those on which pairs are chosen are sought, the first."""
 _MOST_PAIRS = 1 << 27
 """Most pairs of firings, summed over those tokens: a few seconds of counting."""
 
@@ -42,22 +42,19 @@ class Counts(NamedTuple):
 
 
 class Merging:
-    """Chooses pairs on the first tokens, then counts how often they fire together.
+    """Chooses pairs on the first tokens of some documents, and counts on others.
 
-    Memory is the codes of the choosing tokens, and a few numbers for each latent in
-    each block of documents.
+    Documents of even numbers choose, the others are in blocks of their own: those of a
+    measure of all documents would be empty by halves. Memory is the codes of the first
+    tokens, and a few numbers for each latent in each block.
     """
 
-    def __init__(
-        self, *, num_documents: int, num_tokens: int, d_sae: int, device: torch.device
-    ) -> None:
+    def __init__(self, *, d_sae: int, device: torch.device) -> None:
         self._d_sae, self._device = d_sae, device
-        self._rows_left = min(_MOST_ROWS, num_tokens // 2)
-        self._pairs_left = _MOST_PAIRS
+        self._rows_left, self._pairs_left = _MOST_ROWS, _MOST_PAIRS
         self._num_rows = 0
         self._codes: list[Firings] = []
-        self._is_choosing = np.zeros(num_documents, dtype=bool)
-        self._block = torch.arange(num_documents, device=device) % NUM_BLOCKS
+        self._waiting: list[_Rows] = []
         self._pairs: Pairs | None = None
         self._partners: list[Int64[Tensor, " d_sae"]] = []
         self._num_tokens = torch.zeros(NUM_BLOCKS, dtype=torch.int64, device=device)
@@ -66,12 +63,14 @@ class Merging:
         )
 
     def add(self, batch: Batch) -> None:
-        """Take a batch into the choice, then into the counts."""
-        num_taken = self._take(batch) if self._pairs is None else 0
-        if num_taken < len(batch.rows.document):
+        """Take a batch into the choice, or into the counts."""
+        row, latent = batch.row.cpu().numpy(), batch.latent.cpu().numpy()
+        rows = _Rows(batch.rows.document, row, latent)
+        taken = self._take(rows) if self._pairs is None else 0
+        if taken < len(rows.document):
             if self._pairs is None:
                 self._choose()
-            self._count(batch, num_taken)
+            self._count(rows.after(taken))
 
     def pairs(self) -> Pairs:
         """Return the pairs that were chosen."""
@@ -82,46 +81,61 @@ class Merging:
 
     def counts(self) -> Counts:
         """Return what was counted on the other documents."""
+        if self._pairs is None:
+            self._choose()
         per_block = self._counts.reshape(3, NUM_BLOCKS, self._d_sae).cpu().numpy()
         return Counts(self._num_tokens.cpu().numpy(), *per_block)
 
-    def _take(self, batch: Batch) -> int:
-        """Keep the codes of rows for the choice, as many as are left to it."""
-        l0 = torch.bincount(batch.row, minlength=len(batch.rows.document)).cpu()
-        num_pairs = l0.square().cumsum(0)
-        affordable = int((num_pairs <= self._pairs_left).sum())
-        taken = min(affordable, self._rows_left)
-        stop = int(l0[:taken].sum())
+    def _take(self, rows: "_Rows") -> int:
+        """Keep rows, those that choose and those that wait, as many as are left."""
+        chooses = rows.document % 2 == 0
+        l0 = np.bincount(rows.row, minlength=len(chooses))
+        num_pairs = np.where(chooses, l0**2, 0).cumsum()
+        taken = min(int((num_pairs <= self._pairs_left).sum()), self._rows_left)
+        first = rows.before(taken)
+        place = self._num_rows + np.cumsum(chooses) - 1
+        used = chooses[first.row]
         self._codes.append(
             Firings(
-                row=(batch.row[:stop].cpu().numpy() + self._num_rows).astype(np.int32),
-                latent=batch.latent[:stop].cpu().numpy().astype(np.int32),
+                row=place[first.row[used]].astype(np.int32),
+                latent=first.latent[used].astype(np.int32),
             )
         )
-        self._is_choosing[batch.rows.document[:taken]] = True
-        self._num_rows += taken
+        self._waiting.append(
+            _Rows(
+                first.document,
+                first.row[~used].astype(np.int32),
+                first.latent[~used].astype(np.int32),
+            )
+        )
+        self._num_rows += int(chooses[:taken].sum())
         self._rows_left -= taken
         self._pairs_left -= int(num_pairs[taken - 1]) if taken else 0
         return taken
 
     def _choose(self) -> None:
-        rows = (np.concatenate(parts) for parts in zip(*self._codes, strict=True))
+        """Choose the pairs, and count them in the rows that wait."""
+        found = (np.concatenate(parts) for parts in zip(*self._codes, strict=True))
         self._codes.clear()
         self._pairs = partners.chosen(
-            Firings(*rows), num_rows=self._num_rows, d_sae=self._d_sae
+            Firings(*found), num_rows=self._num_rows, d_sae=self._d_sae
         )
         self._partners = [torch.from_numpy(p).to(self._device) for p in self._pairs[:2]]
+        for rows in self._waiting:
+            self._count(rows)
+        self._waiting.clear()
 
-    def _count(self, batch: Batch, first: int) -> None:
-        document = batch.rows.document
-        is_counted = ~self._is_choosing[document]
-        is_counted[:first] = False
-        counted = torch.from_numpy(is_counted).to(self._device)
-        block = self._block[torch.from_numpy(document).to(self._device)]
+    def _count(self, rows: "_Rows") -> None:
+        counted = torch.from_numpy(rows.document % 2 == 1).to(self._device)
+        block = torch.from_numpy(rows.document // 2 % NUM_BLOCKS).to(self._device)
         self._num_tokens += torch.bincount(block[counted], minlength=NUM_BLOCKS)
 
-        used = counted[batch.row]
-        row, latent = batch.row[used], batch.latent[used]
+        row, latent = (
+            torch.from_numpy(each.astype(np.int64)).to(self._device)
+            for each in rows[1:]
+        )
+        used = counted[row]
+        row, latent = row[used], latent[used]
         place = block[row] * self._d_sae + latent
         # Entries come row by row and latent by latent, so these keys increase.
         key = row * self._d_sae + latent
@@ -134,6 +148,22 @@ class Merging:
         self._counts += torch.stack(
             [torch.bincount(place[it], minlength=size) for it in fires]
         )
+
+
+class _Rows(NamedTuple):
+    """Rows in order: the document of each, and the entries of their codes."""
+
+    document: Int64[np.ndarray, " row"]
+    row: Integer[np.ndarray, " entry"]
+    latent: Integer[np.ndarray, " entry"]
+
+    def before(self, num: int) -> "_Rows":
+        stop = int(np.searchsorted(self.row, num))
+        return _Rows(self.document[:num], self.row[:stop], self.latent[:stop])
+
+    def after(self, num: int) -> "_Rows":
+        start = int(np.searchsorted(self.row, num))
+        return _Rows(self.document[num:], self.row[start:] - num, self.latent[start:])
 
 
 def columns(pairs: Pairs, counts: Counts) -> dict[str, Float64[np.ndarray, " d_sae"]]:
@@ -162,7 +192,7 @@ def scalars(pairs: Pairs, counts: Counts) -> dict[str, Scalar]:
     saved = columns(pairs, counts)["partner_saved_bits"]
     share, bits, reason = None, intervals.UNDEFINED, None
     if num_tokens == 0:
-        reason = "every document has tokens on which pairs were chosen"
+        reason = "no document was left to measure pairs on"
     elif fired.sum() == 0:
         reason = "no latent fired"
     else:
@@ -171,7 +201,7 @@ def scalars(pairs: Pairs, counts: Counts) -> dict[str, Scalar]:
     matched = "a maximum-weight matching"
     if not pairs.is_heaviest:
         matched = "a matching, greedy among many connected pairs"
-    where = "pairs chosen on some documents, measured on others"
+    where = "pairs chosen on half the documents, measured on the others"
     return {
         "mergeable_fraction": Scalar(
             share,
@@ -189,7 +219,7 @@ def scalars(pairs: Pairs, counts: Counts) -> dict[str, Scalar]:
             n=num_tokens,
             unit="bits/token",
             method=f"DL_2 - DL_3, summed over {matched}; {where}; "
-            f"jackknife over {NUM_BLOCKS} document blocks",
+            f"jackknife over up to {NUM_BLOCKS} blocks of these",
             metric_version=METRIC_VERSION,
             seed=None,
             reason=reason,
@@ -223,5 +253,7 @@ def _matched_bits(pairs: Pairs, counts: Counts) -> intervals.Interval:
     out = [total - part for total, part in zip(whole, parts, strict=True)]
     used: Bool[np.ndarray, " block"] = (counts.num_tokens > 0) & (out[0] > 0)
     return intervals.jackknife(
-        float(bits(*whole)[0]), bits(*(rows[used] for rows in out))
+        float(bits(*whole)[0]),
+        bits(*(rows[used] for rows in out)),
+        counts.num_tokens[used],
     )

@@ -14,7 +14,7 @@ from trilemma.metrics import intervals
 from trilemma.metrics.intervals import NUM_BLOCKS
 
 Arrays = dict[str, Float64[np.ndarray, " any"]]
-_NUM, _DEN, _LEFT_OUT = "num", "den", "left_out"
+_NUM, _DEN, _LEFT_OUT, _SIZES = "num", "den", "left_out", "sizes"
 
 
 class Estimate(NamedTuple):
@@ -23,6 +23,8 @@ class Estimate(NamedTuple):
     value: float
     influence: Float64[np.ndarray, " block"]
     """To first order, what the block added to the value; they sum to zero."""
+    sizes: Float64[np.ndarray, " block"]
+    """How much of the sample the block is."""
     sums: Float64[np.ndarray, "block 2"] | None = None
     """Both sums of each block, for a ratio of sums."""
 
@@ -63,9 +65,19 @@ def of_ratio(
     }
 
 
-def of_left_out(name: str, left_out: Float64[np.ndarray, " block"]) -> Arrays:
-    """Return the parts of what is known without each block of documents in turn."""
-    return {f"{name}.{_LEFT_OUT}": np.ascontiguousarray(left_out)}
+def of_left_out(
+    name: str,
+    left_out: Float64[np.ndarray, " block"],
+    sizes: Float64[np.ndarray, " block"],
+) -> Arrays:
+    """Return the parts of what is known without each block of documents in turn.
+
+    `sizes` are the blocks' shares of the sample, in any unit.
+    """
+    return {
+        f"{name}.{_LEFT_OUT}": np.ascontiguousarray(left_out),
+        f"{name}.{_SIZES}": np.ascontiguousarray(sizes),
+    }
 
 
 def of_controls(found: Mapping[str, Arrays]) -> Arrays:
@@ -93,13 +105,13 @@ def estimate(
         left_out = parts[f"{name}.{_LEFT_OUT}"]
         if np.isnan(left_out).any():  # nothing fires outside one of the blocks
             return None
-        # The jackknife's variance, written as a sum over blocks (Efron and Stein 1981).
-        share = (len(left_out) - 1) / len(left_out)
-        return Estimate(value, (left_out.mean() - left_out) * share)
+        sizes = parts[f"{name}.{_SIZES}"]
+        moved = intervals.influences(value, left_out, sizes)
+        return Estimate(value, np.nan_to_num(moved), sizes)
     if f"{name}.{_NUM}" not in parts:
         return None
     num, den = parts[f"{name}.{_NUM}"], parts[f"{name}.{_DEN}"]
     block = np.arange(len(num)) % NUM_BLOCKS
     sums = np.stack([np.bincount(block, num), np.bincount(block, den)], axis=1)
     influence = (sums[:, 0] - value * sums[:, 1]) / sums[:, 1].sum()
-    return Estimate(value, influence, sums)
+    return Estimate(value, influence, sums[:, 1], sums)

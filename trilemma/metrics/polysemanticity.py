@@ -35,6 +35,8 @@ class Sharing(NamedTuple):
     mean_purity_null: intervals.Interval
     mean_ratio_out: Float64[np.ndarray, " block"]
     """The same without each block of documents in turn."""
+    block_sizes: Float64[np.ndarray, " block"]
+    """How many firings each block has."""
 
 
 class Matches(NamedTuple):
@@ -99,61 +101,76 @@ def sharing(
         np.where(is_left, np.stack([of(total - block) for block in mass]), silent)
         for of, silent in ((effective_number, np.nan), (purity, np.nan), (_sum, 0.0))
     )
-    by_firing = (fired, fired - num_fired)
-    by_mass = (_sum(total) * norms, mass_out * norms)
-    ratio_out = n_eff_out / null
-    entropy = weighted_mean(np.log(n_eff), by_mass[0], np.log(n_eff_out), by_mass[1])
+    sizes = num_fired.sum(1).astype(np.float64)
+    by_mass = _sum(total) * norms
+    ratio_out, fired_out = n_eff_out / null, fired - num_fired
+
+    def by_firing(
+        value: Float64[np.ndarray, " d_sae"], out: Float64[np.ndarray, "block d_sae"]
+    ) -> intervals.Interval:
+        return weighted_mean(value, fired, Without(out, fired_out, sizes))
+
+    def by_masses(
+        value: Float64[np.ndarray, " d_sae"], out: Float64[np.ndarray, "block d_sae"]
+    ) -> intervals.Interval:
+        return weighted_mean(value, by_mass, Without(out, mass_out * norms, sizes))
+
+    entropy = by_masses(np.log(n_eff), np.log(n_eff_out))
     return Sharing(
         n_eff=n_eff,
         n_eff_null=null,
         purity=pure,
         purity_null=pure_null,
-        mean_n_eff=weighted_mean(n_eff, by_firing[0], n_eff_out, by_firing[1]),
+        mean_n_eff=by_firing(n_eff, n_eff_out),
         mean_n_eff_null=weighted_mean(null, fired),
-        mean_ratio=weighted_mean(n_eff / null, by_firing[0], ratio_out, by_firing[1]),
-        mean_ratio_out=np.array(
-            [
-                np.nan if (mean := _mean(*pair)) is None else mean
-                for pair in zip(ratio_out, by_firing[1], strict=True)
-            ]
-        ),
+        mean_ratio=by_firing(n_eff / null, ratio_out),
+        mean_ratio_out=_means(ratio_out, fired_out),
+        block_sizes=sizes,
         geometric_n_eff=intervals.Interval(
             *(None if end is None else math.exp(end) for end in entropy)
         ),
-        mean_purity=weighted_mean(pure, by_mass[0], pure_out, by_mass[1]),
-        mean_purity_null=weighted_mean(pure_null, by_mass[0]),
+        mean_purity=by_masses(pure, pure_out),
+        mean_purity_null=weighted_mean(pure_null, by_mass),
     )
+
+
+class Without(NamedTuple):
+    """Values and weights of latents without each block of documents in turn."""
+
+    value: Float64[np.ndarray, "block d_sae"]
+    weight: Real[np.ndarray, "block d_sae"]
+    sizes: Float64[np.ndarray, " block"]
+    """How much of the sample each block is."""
 
 
 def weighted_mean(
     value: Float64[np.ndarray, " d_sae"],
     weight: Real[np.ndarray, " d_sae"],
-    value_out: Float64[np.ndarray, "block d_sae"] | None = None,
-    weight_out: Real[np.ndarray, "block d_sae"] | None = None,
+    without: Without | None = None,
 ) -> intervals.Interval:
     """Return the mean over latents whose value is defined, with a jackknife interval.
 
-    `value_out[b]` and `weight_out[b]` are without block b; without them there is no
-    interval.
+    Unless it is known what they are without each block, there is no interval.
     """
-    whole = _mean(value, weight)
-    if whole is None:
+    whole = float(_means(value[None], weight[None])[0])
+    if math.isnan(whole):
         return intervals.UNDEFINED
-    if value_out is None or weight_out is None:
+    if without is None:
         return intervals.Interval(whole, None, None)
-    total = float(weight.sum())
-    changed = (weight_out.sum(1) > 0) & (weight_out.sum(1) < total)
-    pairs = zip(value_out[changed], weight_out[changed], strict=True)
-    left_out = [_mean(*pair) for pair in pairs]
-    return intervals.jackknife(whole, np.array([x for x in left_out if x is not None]))
+    left_out = _means(without.value, without.weight)
+    return intervals.jackknife(whole, left_out, without.sizes)
 
 
-def _mean(
-    value: Float64[np.ndarray, " d_sae"], weight: Real[np.ndarray, " d_sae"]
-) -> float | None:
+def _means(
+    value: Float64[np.ndarray, "one d_sae"], weight: Real[np.ndarray, "one d_sae"]
+) -> Float64[np.ndarray, " one"]:
+    """Return the mean of each row's defined values; NaN where they weigh nothing."""
     weight = np.where(np.isnan(value), 0, weight)
-    total = float(weight.sum())
-    return float(np.nansum(value * weight)) / total if total > 0 else None
+    total = weight.sum(1)
+    mean: Float64[np.ndarray, " one"] = np.nansum(value * weight, 1) / np.where(
+        total > 0, total, np.nan
+    )
+    return mean
 
 
 def _sum(

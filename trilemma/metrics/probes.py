@@ -8,7 +8,7 @@ from scipy import sparse
 
 from trilemma.metrics import intervals, probing, scalar
 from trilemma.metrics.dense_probes import DenseProbes
-from trilemma.metrics.intervals import UNDEFINED
+from trilemma.metrics.intervals import SHARE, UNDEFINED
 from trilemma.metrics.probe_tasks import TASKS, Labeller
 from trilemma.metrics.probing import KS
 from trilemma.metrics.reservoir import hashed
@@ -93,12 +93,16 @@ class CodeRows:
             ),
         }
         metrics = {
-            name: self._scalar(areas, kept, f"mean of {int(kept.sum())} tasks, {what}")
+            name: self._scalar(
+                areas, kept, found.sizes, f"mean of {int(kept.sum())} tasks, {what}"
+            )
             for name, (areas, what) in means.items()
         }
         for index, task in enumerate(TASKS):
             only = kept & (np.arange(len(TASKS)) == index)
-            metrics[f"probe_{task}"] = self._scalar(chosen, only, means["probe"][1])
+            metrics[f"probe_{task}"] = self._scalar(
+                chosen, only, found.sizes, means["probe"][1]
+            )
         details = {
             f"{name}_{task}": float(areas.auroc[index])
             for name, (areas, _) in means.items()
@@ -108,14 +112,20 @@ class CodeRows:
         return Probed(metrics, details)
 
     def _scalar(
-        self, areas: "_Areas", tasks: Bool[np.ndarray, " task"], method: str
+        self,
+        areas: "_Areas",
+        tasks: Bool[np.ndarray, " task"],
+        sizes: Int64[np.ndarray, " block"],
+        method: str,
     ) -> Scalar:
         """Return the mean over some tasks; undefined where there is none."""
         auroc, left_out = areas.auroc[tasks], areas.left_out[:, tasks]
         interval = UNDEFINED
         if len(auroc) > 0 and not np.isnan(auroc).any():
-            whole = ~np.isnan(left_out).any(1)
-            interval = intervals.jackknife(float(auroc.mean()), left_out[whole].mean(1))
+            # The mean of a block is NaN where one of its tasks is undefined.
+            interval = intervals.jackknife(
+                float(auroc.mean()), left_out.mean(1), sizes, bounds=SHARE
+            )
         return scalar.pure_number(
             interval.value,
             interval[1:],

@@ -41,6 +41,8 @@ class Probes(NamedTuple):
     """For each number of latents asked for, then for the number that is chosen."""
     left_out: Float64[np.ndarray, "block task probe"]
     """The same without each block of documents in turn, for intervals."""
+    sizes: Int64[np.ndarray, " block"]
+    """How many rows each block has."""
 
 
 def probe(
@@ -69,7 +71,8 @@ def probe(
                 found[place[0], task, place[1]] = _mean_auroc(
                     scores[rows, place[1]], column[rows], fold[rows]
                 )
-    return Probes(found[0], found[1:])
+    sizes = np.bincount(document % NUM_BLOCKS, minlength=NUM_BLOCKS)
+    return Probes(found[0], found[1:], sizes)
 
 
 def auroc(

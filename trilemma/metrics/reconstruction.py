@@ -195,6 +195,10 @@ def _variance_explained(sums: DocumentSums, blocks: BlockSums) -> intervals.Inte
         return intervals.UNDEFINED
     each = np.arange(NUM_BLOCKS)
     without = [explained(each != left_out) for left_out in each[tokens > 0]]
+    # None becomes NaN.
     return intervals.jackknife(
-        value, np.array([found for found in without if found is not None])
+        value,
+        np.array(without, dtype=np.float64),
+        tokens[tokens > 0],
+        bounds=intervals.Bounds(high=1.0),
     )

@@ -12,6 +12,7 @@ from torch.nn import functional
 RECALL_COSINE = 0.9
 """Absolute cosine with some row from which on a feature counts as recalled."""
 NULL_DRAWS = 20
+_DIGITS = 6
 
 
 class Recovery(NamedTuple):
@@ -39,9 +40,12 @@ def matched(
 ) -> Int64[Tensor, " num_features"]:
     """Return the latent of each feature, none twice; -1 where there are too few.
 
-    The matching has the largest sum of absolute cosines (the Hungarian method).
+    The matching has the largest sum of absolute cosines (the Hungarian method), these
+    to six digits: what is equal but for rounding is matched alike, whatever the scale
+    of rows.
     """
-    latent, feature = optimize.linear_sum_assignment(-cosine.abs().numpy())
+    size = cosine.abs().numpy().round(_DIGITS)
+    latent, feature = optimize.linear_sum_assignment(-size)
     found = torch.full((cosine.shape[1],), -1, dtype=torch.int64)
     found[torch.from_numpy(feature)] = torch.from_numpy(latent)
     return found

@@ -159,11 +159,11 @@ def strata(
         return _Scores(n_eff, n_eff / n_eff_null, purity(found), z)
 
     ours = scores(sampled.size)
-    blocks = np.unique(sampled.block[enough[sampled.latent]])
+    blocks, sizes = np.unique(sampled.block[enough[sampled.latent]], return_counts=True)
     left_out = [scores(sampled.size * (sampled.block != block)) for block in blocks]
 
     def mean(pick: Callable[[_Scores], np.ndarray]) -> Interval:
-        return _jackknifed(pick(ours), [pick(each) for each in left_out])
+        return _jackknifed(pick(ours), [pick(each) for each in left_out], sizes)
 
     columns = Strata(
         n_eff_top=ours.n_eff[0],
@@ -176,9 +176,9 @@ def strata(
         ratio_top=mean(lambda scores: scores.ratio[0]),
         ratio=mean(lambda scores: scores.ratio),
         purity_top=mean(lambda scores: scores.purity[0]),
-        purity_top_null=_jackknifed(purity_null[0], []),
+        purity_top_null=_jackknifed(purity_null[0], [], sizes[:0]),
         purity=mean(lambda scores: scores.purity),
-        purity_null=_jackknifed(purity_null, []),
+        purity_null=_jackknifed(purity_null, [], sizes[:0]),
         poly_z=mean(lambda scores: scores.z),
         num_latents=int(enough.sum()),
     )
@@ -233,11 +233,13 @@ def _parts(latent: Int64[np.ndarray, " entry"]) -> Int64[np.ndarray, " entry"]:
 def _jackknifed(
     value: Float64[np.ndarray, "*latents"],
     left_out: Sequence[Float64[np.ndarray, "*latents"]],
+    sizes: Int64[np.ndarray, " block"],
 ) -> Interval:
     """Return the mean of what is defined, with its jackknife interval over blocks."""
-    means = [
-        float(part[~np.isnan(part)].mean())
+    whole, *means = (
+        np.nan if np.isnan(part).all() else float(part[~np.isnan(part)].mean())
         for part in (value, *left_out)
-        if not np.isnan(part).all()
-    ]
-    return intervals.jackknife(means[0], np.array(means[1:])) if means else UNDEFINED
+    )
+    if np.isnan(whole):
+        return UNDEFINED
+    return intervals.jackknife(whole, np.array(means), sizes)

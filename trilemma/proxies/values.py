@@ -205,13 +205,7 @@ def of_merging(name: str) -> Value:
     """Return what merging latents that fire together would save; a row a document."""
 
     def value(code: Code, world: World) -> float:
-        num_rows = len(world.x)
-        measure = Merging(
-            num_documents=num_rows,
-            num_tokens=num_rows,
-            d_sae=len(code.W_dec),
-            device=_CPU,
-        )
+        measure = Merging(d_sae=len(code.W_dec), device=_CPU)
         found = shown(measure, code, world)
         return _number(merging.scalars(found.pairs(), found.counts())[name].value)
 

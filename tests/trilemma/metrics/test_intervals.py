@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from trilemma.metrics import intervals
+from trilemma.metrics.polysemanticity import effective_number
 
 
 def ratio(num: np.ndarray, den: np.ndarray, **changes: float) -> intervals.Interval:
@@ -126,11 +127,57 @@ def test_resamples_do_not_depend_on_how_many_fit_in_memory() -> None:
 def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
     x = np.random.default_rng(0).normal(size=20)
     left_out = (x.sum() - x) / 19
-    found = intervals.jackknife(float(x.mean()), left_out)
+    found = intervals.jackknife(float(x.mean()), left_out, np.ones(20))
     expected = stats.t.interval(0.95, 19, x.mean(), stats.sem(x))
     assert (found.ci_low, found.ci_high) == pytest.approx(expected)
 
 
 def test_the_jackknife_of_one_block_has_no_interval() -> None:
-    found = intervals.jackknife(1.0, np.array([1.0]))
+    found = intervals.jackknife(1.0, np.array([1.0]), np.ones(1))
     assert found == intervals.Interval(1.0, None, None)
+
+
+def test_blocks_without_a_part_in_the_sample_change_no_interval() -> None:
+    x = np.random.default_rng(0).normal(size=6)
+    left_out = (x.sum() - x) / 5
+    found = intervals.jackknife(float(x.mean()), left_out, np.ones(6))
+    padded = intervals.jackknife(
+        float(x.mean()),
+        np.append(left_out, [x.mean(), np.nan]),
+        np.r_[np.ones(6), 0, 0],
+    )
+    assert padded == pytest.approx(found)
+
+
+def test_an_end_of_a_jackknife_s_interval_passes_no_bound() -> None:
+    left_out = np.array([0.99, 0.9, 0.95])
+    found = intervals.jackknife(0.95, left_out, np.ones(3), bounds=intervals.SHARE)
+    assert found.ci_high == 1.0
+    assert found.ci_low is not None and 0 < found.ci_low < 0.95
+
+
+def test_a_statistic_that_falls_with_the_sample_alone_has_no_influences() -> None:
+    sizes = np.array([10.0, 400.0, 30.0, 2000.0])
+    whole, left_out = 3 + 5 / sizes.sum(), 3 + 5 / (sizes.sum() - sizes)
+    found = intervals.influences(whole, left_out, sizes)
+    assert found == pytest.approx(np.zeros(4), abs=1e-12)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.5])
+def test_the_jackknife_covers_an_effective_number_whatever_the_sizes_of_blocks(
+    spread: float,
+) -> None:
+    """Rows are alike, so their grouping by documents may not matter."""
+    generator = np.random.default_rng(0)
+    share = generator.dirichlet(np.full(64, 0.5))
+    truth, hits, num = np.exp(stats.entropy(share)), 0, 1000
+    for _ in range(num):
+        sizes = 1 + (2000 * generator.lognormal(0, spread, 20)).astype(int)
+        counts = generator.multinomial(sizes, share).astype(float)
+        total = counts.sum(0)
+        found = intervals.jackknife(
+            float(effective_number(total)), effective_number(total - counts), sizes
+        )
+        assert found.ci_low is not None and found.ci_high is not None
+        hits += found.ci_low <= truth <= found.ci_high
+    assert 0.93 <= hits / num <= 0.97

@@ -37,12 +37,7 @@ def measured(
     acts: Tensor, *, document: np.ndarray | None = None, sizes: list[int] | None = None
 ) -> merging.Merging:
     document = documents(acts) if document is None else document
-    found = merging.Merging(
-        num_documents=int(document.max()) + 1,
-        num_tokens=len(acts),
-        d_sae=acts.shape[1],
-        device=acts.device,
-    )
+    found = merging.Merging(d_sae=acts.shape[1], device=acts.device)
     for batch in cut(acts, document, sizes or [len(acts)]):
         found.add(batch)
     return found
@@ -98,17 +93,30 @@ def test_the_whole_counts_each_pair_once_and_half_the_latents() -> None:
 def test_pairs_are_counted_on_documents_that_did_not_choose_them() -> None:
     acts = sampled(PLANTED)
     counts = measured(acts).counts()
-    rest = acts[NUM_ROWS // 2 :].bool()
+    rest = acts[documents(acts) % 2 == 1].bool()
     assert counts.num_tokens.sum() == len(rest)
     assert counts.num_fired.sum(0).tolist() == rest.sum(0).tolist()
     assert counts.with_best.sum(0)[0] == int((rest[:, 0] & rest[:, 1]).sum())
 
 
-def test_a_document_on_both_sides_of_the_border_is_left_out() -> None:
-    acts = sampled(PLANTED, num_rows=1000)
-    counts = measured(acts, document=np.arange(1000) // 300).counts()
-    # Row 500 ends the choice, amid the document of rows 300 to 600.
-    assert counts.num_tokens.sum() == 400
+def test_what_is_measured_fills_as_many_blocks_as_it_has_documents() -> None:
+    """Documents are of all sizes, and sequences of all documents come mixed."""
+    document = np.random.default_rng(0).permutation(np.repeat(np.arange(31), 40))
+    acts = sampled(PLANTED, num_rows=len(document))
+    counts = measured(acts, document=document).counts()
+    assert counts.num_tokens.tolist() == [40] * 15 + [0] * 5
+
+
+def test_tokens_beyond_the_choice_are_measured_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merging, "_MOST_ROWS", 950)
+    acts = sampled(PLANTED, num_rows=4000)
+    found = measured(acts, sizes=[300] * 13 + [100])
+    assert found.counts().num_tokens.sum() == 2000
+    chosen = acts[:950][documents(acts)[:950] % 2 == 0]
+    expected = partners.chosen(firings(chosen), num_rows=len(chosen), d_sae=6)
+    assert found.pairs().best.tolist() == expected.best.tolist()
 
 
 def test_latents_that_overlap_are_merged_with_one_partner_alone() -> None:
@@ -155,8 +163,9 @@ def test_latents_that_meet_by_chance_are_not_partners(density: float) -> None:
 
 def test_a_pair_that_does_not_last_counts_against_the_saving() -> None:
     acts = sampled([pair(0.05, 0.05, 0.0)])
-    acts[: NUM_ROWS // 2, 1] = acts[: NUM_ROWS // 2, 0]
-    acts[NUM_ROWS // 2 + 50, :] = 1
+    chooses = torch.from_numpy(documents(acts) % 2 == 0)
+    acts[chooses, 1] = acts[chooses, 0]
+    acts[150, :] = 1
     found = measured(acts)
     assert found.pairs().best.tolist() == [1, 0]
     assert value(found, "mergeable_fraction") == 0
@@ -185,9 +194,13 @@ def test_batches_leave_no_trace() -> None:
 def test_the_choice_ends_where_the_firings_become_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(merging, "_MOST_PAIRS", 9 * 20 + 8)
-    counts = measured(torch.ones(100, 3), document=np.arange(100)).counts()
-    assert counts.num_tokens.sum() == 100 - 20
+    monkeypatch.setattr(merging, "_MOST_PAIRS", 9 * 10 + 3)
+    acts = torch.ones(100, 3)
+    acts[20:, 0] = 0  # of the rows that choose the first ten alone are in the choice
+    found = measured(acts, document=np.arange(100))
+    assert found.counts().num_tokens.sum() == 50
+    expected = partners.chosen(firings(torch.ones(10, 3)), num_rows=10, d_sae=3)
+    assert found.pairs().best.tolist() == expected.best.tolist()
 
 
 def firings(acts: Tensor) -> Firings:
@@ -215,12 +228,20 @@ def test_the_best_partner_is_the_best_of_all(
         assert saved[latent, best] == pytest.approx(max(saved[latent].max(), 0))
 
 
-def test_two_documents_that_choose_leave_none_to_measure() -> None:
+def test_one_document_that_chooses_leaves_none_to_measure() -> None:
     acts = sampled(PLANTED, num_rows=200)
-    found = measured(acts, document=np.arange(200) % 2)
+    found = measured(acts, document=np.zeros(200, np.int64))
     for scalar in merging.scalars(found.pairs(), found.counts()).values():
         assert scalar.value is None
-        assert scalar.reason == "every document has tokens on which pairs were chosen"
+        assert scalar.reason == "no document was left to measure pairs on"
+
+
+def test_of_two_documents_there_is_no_interval() -> None:
+    acts = sampled(PLANTED)
+    found = measured(acts, document=np.arange(NUM_ROWS) % 2)
+    scalar = merging.scalars(found.pairs(), found.counts())["merging_saved_bits"]
+    assert scalar.value is not None
+    assert (scalar.ci_low, scalar.ci_high) == (None, None)
 
 
 def test_a_code_that_never_fires_has_nothing_to_merge() -> None:
@@ -231,7 +252,8 @@ def test_a_code_that_never_fires_has_nothing_to_merge() -> None:
 
 def test_one_document_of_one_token_is_no_error() -> None:
     found = measured(torch.ones(1, 2))
-    assert value(found, "mergeable_fraction") == 0
+    for scalar in merging.scalars(found.pairs(), found.counts()).values():
+        assert scalar.value is None
 
 
 def test_the_method_says_where_the_matching_is_greedy() -> None:

@@ -10,7 +10,7 @@ from trilemma.metrics.parts import Estimate
 def estimates(values: np.ndarray, influence: np.ndarray) -> list[list[list[Estimate]]]:
     """Return SAEs of one seed each."""
     return [
-        [[Estimate(float(v), i) for v, i in zip(*row, strict=True)]]
+        [[Estimate(float(v), i, np.ones(len(i))) for v, i in zip(*row, strict=True)]]
         for row in zip(values, influence, strict=True)
     ]
 
@@ -64,7 +64,7 @@ def test_a_ratio_is_resampled_as_one() -> None:
 
 
 def test_seeds_vary_as_their_standard_error_says() -> None:
-    seeds = [[Estimate(value, np.zeros(20))] for value in (1.0, 2.0, 4.0)]
+    seeds = [[Estimate(value, np.zeros(20), np.ones(20))] for value in (1.0, 2.0, 4.0)]
     draws = pareto.resample([seeds], num_resamples=20_000, seed=0)
     assert draws.mean() == pytest.approx(7 / 3, abs=0.02)
     assert draws.std() == pytest.approx(np.std([1, 2, 4], ddof=1) / 3**0.5, rel=0.02)
