@@ -20,7 +20,7 @@ from trilemma.sequences import Sequences
 from trilemma.toys import oracle
 
 PAGE = Path(__file__).parents[3] / "docs/proxies.md"
-ROWS, LENGTH, CO_OCCURRENCE = 6000, 30, 0.5
+ROWS, CO_OCCURRENCE = 6000, 0.5
 EVALUATED = {"participation": "polysemanticity", "monoscore": "monoscore_x"} | {
     "monoscore_excess": "monoscore_x_excess"
 }
@@ -65,7 +65,7 @@ def code() -> Code:
 
 @pytest.fixture(scope="module")
 def reported() -> dict[str, Scalar]:
-    """Return what evaluation says of the same SAE, of rows cut into documents."""
+    """Return what evaluation says of the same SAE, each row a document of its own."""
     toy = Toy(
         num_features=worlds.NUM_CONCEPTS,
         d_in=worlds.NUM_CONCEPTS,
@@ -76,7 +76,7 @@ def reported() -> dict[str, Scalar]:
     features = toys.features(toy)
     concepts = oracle.Monosemantic(features, toys.bias(toy), threshold=0.25)
     found = toys.sample(toy, split="eval", start=0, num=ROWS)
-    shape = (ROWS // LENGTH, LENGTH)
+    shape = (ROWS, 1)
     rows = Sequences(
         found.strongest.reshape(shape),
         torch.arange(shape[0])[:, None].expand(shape).contiguous(),
