@@ -244,12 +244,7 @@ class Store:
 
         Sequences are shuffled before they are stored, so they are a sample.
         """
-        parts: list[Tensor] = []
-        for index in range(self.num_chunks):
-            if sum(len(part) for part in parts) >= num:
-                break
-            parts.append(self.chunk(hook, index).float())
-        return torch.cat(parts)[:num]
+        return self.rows_at(hook, np.arange(min(num, self.unmasked_rows().sum())))
 
     def rows_at(self, hook: str, places: npt.NDArray[np.int64]) -> Tensor:
         """Return unmasked rows by their ascending places among all of them, float32.

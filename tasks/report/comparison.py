@@ -139,10 +139,11 @@ def verdict(
         parts.estimate(kept, metric, value=sae.value),
         parts.estimate(kept, f"{control}.{metric}", value=control_scalar.value),
     )
-    if pair[0] is not None and pair[1] is not None and len(pair[0].influence) > 1:
-        is_level = not difference([pair[0]], [pair[1]]).is_distinguishable
-    else:
-        is_level = _overlap(sae, control_scalar)
+    is_level = _overlap(sae, control_scalar)
+    if pair[0] is not None and pair[1] is not None:
+        found = difference([pair[0]], [pair[1]])
+        if found.standard_error is not None:
+            is_level = not found.is_distinguishable
     if sae.value == control_scalar.value or is_level:
         return Verdict.LEVEL
     is_lower = sae.value < control_scalar.value

@@ -150,7 +150,7 @@ def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Fig
             if len(paths) > 1:
                 trace["name"] += f", {path}"
             traces.append(trace)
-    named = list(traces)
+    num_named = len(traces)
     targets = dict.fromkeys(member.target for member in members)
     for target in targets:
         traces += _control_traces(
@@ -160,7 +160,7 @@ def _scatter_traces(members: Sequence[MemberReport], x: str, y: str) -> list[Fig
             suffix=f", {target}" if len(targets) > 1 else "",
         )
     if len(trained) <= _MAX_LABELLED:
-        _place_names(named, [trace for trace in traces if trace not in named])
+        _place_names(traces[:num_named], traces[num_named:])
     return traces
 
 

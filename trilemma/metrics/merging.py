@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, Integer
+from jaxtyping import Bool, Float64, Int, Int64
 from torch import Tensor
 
 from trilemma.metrics import intervals, partners
@@ -64,8 +64,7 @@ class Merging:
 
     def add(self, batch: Batch) -> None:
         """Take a batch into the choice, or into the counts."""
-        row, latent = batch.row.cpu().numpy(), batch.latent.cpu().numpy()
-        rows = _Rows(batch.rows.document, row, latent)
+        rows = _Rows(batch.rows.document, batch.row, batch.latent)
         taken = self._take(rows) if self._pairs is None else 0
         if taken < len(rows.document):
             if self._pairs is None:
@@ -89,25 +88,17 @@ class Merging:
     def _take(self, rows: "_Rows") -> int:
         """Keep rows, those that choose and those that wait, as many as are left."""
         chooses = rows.document % 2 == 0
-        l0 = np.bincount(rows.row, minlength=len(chooses))
+        l0 = torch.bincount(rows.row, minlength=len(chooses)).cpu().numpy()
         num_pairs = np.where(chooses, l0**2, 0).cumsum()
         taken = min(int((num_pairs <= self._pairs_left).sum()), self._rows_left)
         first = rows.before(taken)
-        place = self._num_rows + np.cumsum(chooses) - 1
-        used = chooses[first.row]
+        row, latent = (each.int().cpu() for each in first[1:])
+        place = self._num_rows + np.cumsum(chooses, dtype=np.int32) - 1
+        used = torch.from_numpy(chooses)[row]
         self._codes.append(
-            Firings(
-                row=place[first.row[used]].astype(np.int32),
-                latent=first.latent[used].astype(np.int32),
-            )
+            Firings(row=place[row[used].numpy()], latent=latent[used].numpy())
         )
-        self._waiting.append(
-            _Rows(
-                first.document,
-                first.row[~used].astype(np.int32),
-                first.latent[~used].astype(np.int32),
-            )
-        )
+        self._waiting.append(_Rows(first.document, row[~used], latent[~used]))
         self._num_rows += int(chooses[:taken].sum())
         self._rows_left -= taken
         self._pairs_left -= int(num_pairs[taken - 1]) if taken else 0
@@ -130,10 +121,7 @@ class Merging:
         block = torch.from_numpy(rows.document // 2 % NUM_BLOCKS).to(self._device)
         self._num_tokens += torch.bincount(block[counted], minlength=NUM_BLOCKS)
 
-        row, latent = (
-            torch.from_numpy(each.astype(np.int64)).to(self._device)
-            for each in rows[1:]
-        )
+        row, latent = (each.to(self._device, torch.int64) for each in rows[1:])
         used = counted[row]
         row, latent = row[used], latent[used]
         place = block[row] * self._d_sae + latent
@@ -154,15 +142,15 @@ class _Rows(NamedTuple):
     """Rows in order: the document of each, and the entries of their codes."""
 
     document: Int64[np.ndarray, " row"]
-    row: Integer[np.ndarray, " entry"]
-    latent: Integer[np.ndarray, " entry"]
+    row: Int[Tensor, " entry"]
+    latent: Int[Tensor, " entry"]
 
     def before(self, num: int) -> "_Rows":
-        stop = int(np.searchsorted(self.row, num))
+        stop = int(torch.searchsorted(self.row, num))
         return _Rows(self.document[:num], self.row[:stop], self.latent[:stop])
 
     def after(self, num: int) -> "_Rows":
-        start = int(np.searchsorted(self.row, num))
+        start = int(torch.searchsorted(self.row, num))
         return _Rows(self.document[num:], self.row[start:] - num, self.latent[start:])
 
 
