@@ -63,7 +63,7 @@ def difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Differe
     """Return the mean of the first less that of the second, one estimate a seed.
 
     All were measured on the same documents, so what a block of documents adds to both
-    cancels. The variances of documents, `intervals.spread`, and of seeds add up, with
+    cancels. The variances of documents, `intervals.uncertainty`, and of seeds add up, with
     Satterthwaite's degrees of freedom (1946); with one seed the other part is unknown
     and left out.
     """
@@ -79,7 +79,7 @@ def difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Differe
     used = sizes > 0
     if used.sum() <= 1:
         return Difference(value, None, None, None)
-    parts: list[tuple[float, float]] = [intervals.spread(moved[used], sizes[used])]
+    parts: list[tuple[float, float]] = [intervals.uncertainty(moved[used], sizes[used])]
     parts += [
         (float(np.var([e.value for e in side], ddof=1)) / len(side), len(side) - 1)
         for side in (first, second)

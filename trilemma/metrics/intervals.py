@@ -192,21 +192,21 @@ def jackknife(
 
     `left_out[b]` is the statistic without block b of the documents, for statistics
     that are no ratio of sums, NaN where it is undefined; `sizes[b]` says how much of
-    the sample the block is, in any unit. Student's t with what `spread` says. No end
+    the sample the block is, in any unit. Student's t with what `uncertainty` says. No end
     passes the bounds.
     """
     moved = influences(value, left_out, sizes)
     used = ~np.isnan(moved)
     if used.sum() <= 1:
         return Interval(value, None, None)
-    variance, degrees = spread(moved[used], sizes[used])
+    variance, degrees = uncertainty(moved[used], sizes[used])
     reach = float(special.stdtrit(degrees, (1 + _LEVEL) / 2)) * variance**0.5
     return Interval(
         value, max(value - reach, bounds.low), min(value + reach, bounds.high)
     )
 
 
-class Spread(NamedTuple):
+class Uncertainty(NamedTuple):
     """How well a value is known."""
 
     variance: float
@@ -214,9 +214,9 @@ class Spread(NamedTuple):
     """Of freedom, of Student's t."""
 
 
-def spread(
+def uncertainty(
     influence: Float64[np.ndarray, " block"], sizes: Shaped[np.ndarray, " block"]
-) -> Spread:
+) -> Uncertainty:
     """Return the variance of a value from what two or more blocks add to it.
 
     With s the blocks' shares of the sample it is the sum of influence^2 / (1 - s): as
@@ -227,7 +227,7 @@ def spread(
     """
     share = sizes / sizes.sum()
     variance = float((influence**2 / (1 - share)).sum())
-    return Spread(variance, max(1 / float((share**2).sum()) - 1, 1.0))
+    return Uncertainty(variance, max(1 / float((share**2).sum()) - 1, 1.0))
 
 
 def influences(
