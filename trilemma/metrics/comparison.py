@@ -63,9 +63,9 @@ def difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Differe
     """Return the mean of the first less that of the second, one estimate a seed.
 
     All were measured on the same documents, so what a block of documents adds to both
-    cancels. The variances of documents, `intervals.uncertainty`, and of seeds add up, with
-    Satterthwaite's degrees of freedom (1946); with one seed the other part is unknown
-    and left out.
+    cancels. The variances of documents, `intervals.uncertainty`, and of seeds add up,
+    with Satterthwaite's degrees of freedom (1946); with one seed the other part is
+    unknown and left out.
     """
     value = float(
         np.mean([e.value for e in first]) - np.mean([e.value for e in second])

@@ -192,8 +192,8 @@ def jackknife(
 
     `left_out[b]` is the statistic without block b of the documents, for statistics
     that are no ratio of sums, NaN where it is undefined; `sizes[b]` says how much of
-    the sample the block is, in any unit. Student's t with what `uncertainty` says. No end
-    passes the bounds.
+    the sample the block is, in any unit. Student's t with what `uncertainty` says. No
+    end passes the bounds.
     """
     moved = influences(value, left_out, sizes)
     used = ~np.isnan(moved)
